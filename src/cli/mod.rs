@@ -1,0 +1,3 @@
+//! Verbs, flags, messages, exit codes. The only room that prints.
+
+pub mod exit;

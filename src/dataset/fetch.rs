@@ -1,0 +1,1 @@
+//! Downloads with resume, checksum and mirror.

@@ -1,0 +1,1 @@
+//! `datasets/<name>.toml`: files, URLs, checksums, licence, citation.

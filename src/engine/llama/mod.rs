@@ -1,0 +1,1 @@
+//! In-process Llama-type models.

@@ -1,0 +1,67 @@
+//! Means and intervals over the documents of a task.
+
+/// Python's `statistics.mean` over doubles in 0..=1: the exact sum of the doubles divided by n, correctly rounded once.
+///
+/// Every finite double of magnitude at most 1 with an exponent of at least 2^-75 is a multiple of 2^-127/2^... small enough for the exact
+/// integer sum below; scores of this program are hundredths or 0/1, multiples of 2^-59. `None` for an empty sequence.
+pub fn exact_mean(values: impl IntoIterator<Item = f64>) -> Option<f64> {
+    let mut sum: i128 = 0;
+    let mut n: i128 = 0;
+    for value in values {
+        sum += (value * UNIT) as i128;
+        n += 1;
+    }
+    (n > 0).then(|| divide(sum, n) / UNIT)
+}
+
+/// Doubles are summed as multiples of 2^-60.
+const UNIT: f64 = (1u64 << 60) as f64;
+
+/// `num / den` correctly rounded to the nearest double, ties to even; `num >= 0`, `den > 0`.
+fn divide(num: i128, den: i128) -> f64 {
+    if num == 0 {
+        return 0.0;
+    }
+    // Scale so that the quotient has at least 55 significant bits, keep a sticky bit, then let the one conversion round.
+    let shift = (56 + 128 - den.leading_zeros() as i32 - (128 - num.leading_zeros() as i32)).clamp(0, num.leading_zeros() as i32 - 1);
+    let scaled = num << shift;
+    let quotient = scaled / den;
+    let sticky = i128::from(scaled % den != 0);
+    let value = ((quotient << 1) | sticky) as f64;
+    value / 2f64.powi(shift + 1)
+}
+
+/// Half the width of the 95 % confidence interval of a mean: 1.96 standard errors (sample variance, n - 1).
+///
+/// `None` for fewer than two values.
+pub fn half_width_95(values: &[f64]) -> Option<f64> {
+    let n = values.len() as f64;
+    if values.len() < 2 {
+        return None;
+    }
+    let mean = values.iter().sum::<f64>() / n;
+    let variance = values.iter().map(|v| (v - mean).powi(2)).sum::<f64>() / (n - 1.0);
+    Some(1.959_963_984_540_054 * (variance / n).sqrt())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn mean_is_correctly_rounded() {
+        assert_eq!(exact_mean([]), None);
+        assert_eq!(exact_mean([1.0, 0.0, 0.0]), Some(1.0 / 3.0));
+        assert_eq!(exact_mean([0.0]), Some(0.0));
+        assert_eq!(exact_mean(vec![0.07; 120]), Some(0.07));
+        assert_eq!(exact_mean(vec![1.0; 3541]), Some(1.0));
+    }
+
+    #[test]
+    fn half_width_of_a_coin() {
+        let values: Vec<f64> = (0..100).map(|i| f64::from(i % 2)).collect();
+        let half = half_width_95(&values).expect("100 values");
+        assert!((half - 0.0984).abs() < 1e-3, "{half}");
+        assert_eq!(half_width_95(&[1.0]), None);
+    }
+}

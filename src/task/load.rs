@@ -1,0 +1,1 @@
+//! Task and suite files, embedded or from `--include-path`.

@@ -1,0 +1,6 @@
+//! Text: tokenizer, decode clean-up, stop strings, Python's string semantics. Knows no model and no task.
+
+pub mod cleanup;
+pub mod python;
+pub mod stop;
+pub mod tokenizer;

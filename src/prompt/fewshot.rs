@@ -12,6 +12,10 @@ pub struct Drawn {
     pub documents: Vec<Document>,
     /// Shots of the document at the same position. Equal lists are one list.
     pub shots: Vec<Arc<Vec<Document>>>,
+    /// Documents the shots could have come from (upstream's `train` file).
+    pub pool: usize,
+    /// Documents that are neither asked nor shown (upstream's `dev` file).
+    pub unused: usize,
 }
 
 /// Why shots cannot be drawn.
@@ -37,6 +41,7 @@ pub fn splits(task: &Task) -> Vec<String> {
 /// # Errors
 /// [`TooFewShots`].
 pub fn draw(task: &Task, mut sets: Vec<Vec<Document>>, count: usize) -> Result<Drawn, TooFewShots> {
+    let available: usize = sets.iter().map(Vec::len).sum();
     let (mut documents, mut pool, pool_name) = match &task.file.arrange {
         Arrange::LlmJpEval { seed, shots, .. } => {
             let mut pool = sets.pop().unwrap_or_default();
@@ -50,8 +55,9 @@ pub fn draw(task: &Task, mut sets: Vec<Vec<Document>>, count: usize) -> Result<D
             (documents, pool, "subsets".to_owned())
         }
     };
-    if pool.len() < count {
-        return Err(TooFewShots { task: task.name.clone(), needed: count, pool: pool_name, available: pool.len() });
+    let pool_size = pool.len();
+    if pool_size < count {
+        return Err(TooFewShots { task: task.name.clone(), needed: count, pool: pool_name, available: pool_size });
     }
     pool.truncate(count);
     let shots = Arc::new(pool);
@@ -59,7 +65,8 @@ pub fn draw(task: &Task, mut sets: Vec<Vec<Document>>, count: usize) -> Result<D
         document.id = format!("{position:05}");
     }
     let shots = vec![shots; documents.len()];
-    Ok(Drawn { documents, shots })
+    let unused = available - documents.len() - pool_size;
+    Ok(Drawn { documents, shots, pool: pool_size, unused })
 }
 
 /// llm-jp-eval v1.3.0 `jmmlu.py:86-119`. Returns evaluated documents and the shot pool.
@@ -89,6 +96,7 @@ mod tests {
         (0..n)
             .map(|i| Document {
                 id: String::new(),
+                row: i,
                 fields: Default::default(),
                 input: i.to_string(),
                 output: String::new(),

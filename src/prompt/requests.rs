@@ -75,6 +75,7 @@ mod tests {
         let task = load::find(&tasks, "jemhopqa").expect("known");
         let document = |input: &str, output: &str| Document {
             id: "00000".into(),
+            row: 0,
             fields: Default::default(),
             input: input.into(),
             output: output.into(),

@@ -10,6 +10,8 @@ use serde_json::{Map, Value};
 pub struct Document {
     /// Position in the evaluated split, as five digits (`00042`); set once the order is known.
     pub id: String,
+    /// Position among the documents of its split or subset, in file order, dropped ones not counted.
+    pub row: usize,
     /// The record's fields.
     pub fields: Map<String, Value>,
     /// Question part of the prompt.
@@ -35,7 +37,8 @@ impl Task {
                 fields.insert("subject".into(), split.into());
                 fields.insert("row".into(), row.into());
             }
-            let document = self.document(fields, &format!("record {row} of split '{split}'"))?;
+            let mut document = self.document(fields, &format!("record {row} of split '{split}'"))?;
+            document.row = documents.len();
             if self.file.document.drop_output.as_ref() != Some(&document.output) {
                 documents.push(document);
             }
@@ -56,7 +59,7 @@ impl Task {
         let subset = fields.get("subject").and_then(Value::as_str).unwrap_or_default().to_owned();
         let group = self.file.subset.iter().find(|s| s.name == subset).map(|s| s.group.clone()).unwrap_or_default();
         let subset = if self.file.subset.is_empty() { String::new() } else { subset };
-        Ok(Document { id: String::new(), fields, input, output, subset, group })
+        Ok(Document { id: String::new(), row: 0, fields, input, output, subset, group })
     }
 }
 

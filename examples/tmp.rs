@@ -10,7 +10,7 @@ fn main() {
                     "{} rows {} fields {} mism {} left {:?} outside {:?}",
                     f.name,
                     f.rows,
-                    f.fields,
+                    f.fields(),
                     f.mismatches.len(),
                     f.left_out,
                     f.outside

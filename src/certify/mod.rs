@@ -38,7 +38,7 @@ impl Report {
 
     /// Compared fields over all folders.
     pub fn fields(&self) -> u64 {
-        self.folders.iter().map(|f| f.fields).sum()
+        self.folders.iter().map(Folder::fields).sum()
     }
 
     /// Mismatches over all folders.

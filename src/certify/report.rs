@@ -1,6 +1,7 @@
 //! What certify found: per folder rows, compared fields, mismatches.
 
 use serde_json::Value;
+use std::collections::BTreeMap;
 
 /// The result of replaying one golden folder or one family of flat files.
 #[derive(Clone, Debug, Default, PartialEq)]
@@ -9,8 +10,8 @@ pub struct Folder {
     pub name: String,
     /// Rows replayed.
     pub rows: u64,
-    /// Fields compared.
-    pub fields: u64,
+    /// How often each field was compared, by file and field name (`scoring.jsonl extracted`).
+    pub compared: BTreeMap<String, u64>,
     /// Files outside the protocol: name and number of rows.
     pub outside: Vec<(String, u64)>,
     /// Checks that were left out, and what they lacked.
@@ -42,9 +43,14 @@ impl Folder {
         Folder { name: name.into(), ..Folder::default() }
     }
 
+    /// Fields compared.
+    pub fn fields(&self) -> u64 {
+        self.compared.values().sum()
+    }
+
     /// Compares two texts byte for byte.
     pub fn check_text(&mut self, file: &str, row: &str, field: &str, expected: &str, got: &str) {
-        self.fields += 1;
+        self.count_field(file, field);
         if expected != got {
             let at = expected.bytes().zip(got.bytes()).take_while(|(a, b)| a == b).count();
             self.mismatch(file, row, field, expected.to_owned(), got.to_owned(), Some(at));
@@ -56,7 +62,7 @@ impl Folder {
         if let (Value::String(expected), Value::String(got)) = (expected, got) {
             return self.check_text(file, row, field, expected, got);
         }
-        self.fields += 1;
+        self.count_field(file, field);
         if !same(expected, got) {
             let (expected, got) = (expected.to_string(), got.to_string());
             let at = expected.bytes().zip(got.bytes()).take_while(|(a, b)| a == b).count();
@@ -66,7 +72,7 @@ impl Folder {
 
     /// Compares two numbers within an absolute tolerance; NaN equals nothing.
     pub fn check_close(&mut self, file: &str, row: &str, field: &str, expected: f64, got: f64, tolerance: f64) {
-        self.fields += 1;
+        self.count_field(file, field);
         let close = (expected - got).abs() <= tolerance;
         if !close {
             self.mismatch(file, row, field, expected.to_string(), got.to_string(), None);
@@ -80,8 +86,8 @@ impl Folder {
     }
 
     /// Counts one compared field.
-    pub fn count_field(&mut self) {
-        self.fields += 1;
+    pub fn count_field(&mut self, file: &str, field: &str) {
+        *self.compared.entry(format!("{file} {field}")).or_default() += 1;
     }
 }
 
@@ -106,7 +112,7 @@ mod tests {
         folder.check_text("f", "r", "a", "東京", "東京");
         folder.check_text("f", "r", "b", "東京都", "東京京");
         folder.check_text("f", "r", "c", "ab", "abc");
-        assert_eq!((folder.fields, folder.mismatches.len()), (3, 2));
+        assert_eq!((folder.fields(), folder.mismatches.len()), (3, 2));
         assert_eq!(folder.mismatches[0].at, Some(6));
         assert_eq!(folder.mismatches[1].at, Some(2));
     }

@@ -1,1 +1,3 @@
-//! run
+//! The order of things: plan, ask, grade, score.
+
+pub mod plan;

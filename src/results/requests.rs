@@ -1,7 +1,7 @@
 //! `requests.jsonl`: what is asked, in full, with shared shots stored once.
 //!
 //! Two kinds of lines. A text that prompts after it begin with: `{"v":1,"prefix":"<12 hex>","text":"..."}`. A document's request:
-//! `{"v":1,"task":"jemhopqa","doc_id":"jemhopqa/test/0","id":"<32 hex>","prefix":"<12 hex>","rest":"...","kind":"generate","sample":0,...}` with
+//! `{"v":1,"task":"jemhopqa","doc_id":"00000","reference":["YES"],"id":"<32 hex>","prefix":"<12 hex>","rest":"...","kind":"generate","sample":0,...}` with
 //! every field of [`RequestKind`] but its text; that text (`prompt` of a generation, `context` of a log-likelihood) is the text of `prefix`
 //! followed by `rest`. `prefix` is `null` where nothing is shared. Documents with equal requests have a line each, with equal `id`s.
 
@@ -30,6 +30,10 @@ pub struct PlannedRequest {
     pub task: String,
     /// Document, unique in its task.
     pub doc_id: String,
+    /// Group the document counts in, a path (`stem/abstract_algebra`); empty without groups.
+    pub group: String,
+    /// Accepted answers, so that a run can be scored again without its data set. No engine sees them.
+    pub reference: Vec<String>,
     /// What is asked.
     pub request: Request,
 }
@@ -44,6 +48,9 @@ struct PrefixLine {
 struct RequestLine {
     task: String,
     doc_id: String,
+    #[serde(default, skip_serializing_if = "String::is_empty")]
+    group: String,
+    reference: Vec<String>,
     id: RequestId,
     prefix: Option<String>,
     rest: String,
@@ -67,10 +74,12 @@ pub(super) fn write(mut out: impl Write, planned: &[PlannedRequest]) -> io::Resu
         if let Some(id) = &prefix_id {
             jsonl::write_line(&mut out, FORMAT, &PrefixLine { prefix: id.clone(), text: prefix.to_owned() })?;
         }
-        for PlannedRequest { task, doc_id, request } in &planned[start..start + len] {
+        for PlannedRequest { task, doc_id, group, reference, request } in &planned[start..start + len] {
             let line = RequestLine {
                 task: task.clone(),
                 doc_id: doc_id.clone(),
+                group: group.clone(),
+                reference: reference.clone(),
                 id: request.id.clone(),
                 prefix: prefix_id.clone(),
                 rest: text_of(&request.kind)[prefix.len()..].to_owned(),
@@ -132,7 +141,7 @@ pub fn read(path: &Path) -> Result<Vec<PlannedRequest>, ResultsError> {
 
 /// The request a line stands for, or what is wrong with it.
 fn restore(line: RequestLine, prefixes: &BTreeMap<String, String>) -> Result<PlannedRequest, String> {
-    let RequestLine { task, doc_id, id, prefix, rest, mut kind } = line;
+    let RequestLine { task, doc_id, group, reference, id, prefix, rest, mut kind } = line;
     let text = match &prefix {
         None => rest,
         Some(prefix) => {
@@ -147,7 +156,7 @@ fn restore(line: RequestLine, prefixes: &BTreeMap<String, String>) -> Result<Pla
     if request.id != id {
         return Err(format!("the id {id} is not the hash of the request, which is {}", request.id));
     }
-    Ok(PlannedRequest { task, doc_id, request })
+    Ok(PlannedRequest { task, doc_id, group, reference, request })
 }
 
 /// The text that prompts share a prefix of.
@@ -235,13 +244,20 @@ mod tests {
             sampling: Sampling::GREEDY,
             rules: TokenRules { bos: Bos::Tokenizer, end: EndTokens::Tokenizer, decode: Decode::AfterPrompt, cleanup: Cleanup::Off },
         });
-        PlannedRequest { task: task.to_owned(), doc_id: format!("{task}/test/{doc}"), request: Request::new(kind) }
+        let (task, doc_id) = (task.to_owned(), format!("{doc:05}"));
+        PlannedRequest { task, doc_id, group: "stem".into(), reference: vec!["正解".into()], request: Request::new(kind) }
     }
 
     proptest! {
         #[test]
         fn reading_gives_the_exact_requests(kinds in vec(any_kind(), 0..10), tasks in 1..3usize) {
-            let named = |(i, kind): (usize, RequestKind)| PlannedRequest { task: format!("t{}", i % tasks), doc_id: i.to_string(), request: Request::new(kind) };
+            let named = |(i, kind): (usize, RequestKind)| PlannedRequest {
+                task: format!("t{}", i % tasks),
+                doc_id: i.to_string(),
+                group: "g".repeat(i % 2),
+                reference: vec![i.to_string(); i % 3],
+                request: Request::new(kind),
+            };
             let planned: Vec<PlannedRequest> = kinds.into_iter().enumerate().map(named).collect();
             prop_assert_eq!(write_and_read(&planned).1, planned);
         }

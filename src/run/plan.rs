@@ -3,8 +3,8 @@
 use crate::answer;
 use crate::dataset::Record;
 use crate::engine::{Request, RequestKind};
-use crate::metric::Reference;
 use crate::prompt::{fewshot, requests};
+use crate::results::requests::PlannedRequest;
 use crate::results::spec::{Limit, Shard};
 use crate::task::{
     Task,
@@ -155,27 +155,16 @@ pub struct PlannedTask {
     pub task: Task,
     /// Shots in force.
     pub shots: u32,
-    /// Documents that are asked, in protocol order.
-    pub documents: Vec<PlannedDocument>,
+    /// What is asked, in protocol order; the requests of one document stand together.
+    pub asked: Vec<PlannedRequest>,
+    /// Documents that are asked.
+    pub documents: usize,
     /// Documents of the full set.
     pub in_full: usize,
     /// Identifies the data.
     pub data_sha256: String,
     /// Departures from the task file, by name.
     pub overrides: BTreeMap<String, Value>,
-}
-
-/// One document and its requests.
-#[derive(Clone, Debug)]
-pub struct PlannedDocument {
-    /// Position in the full set, five digits.
-    pub id: String,
-    /// Group it is counted in; empty without groups.
-    pub group: String,
-    /// What a right answer looks like.
-    pub reference: Reference,
-    /// In the order `answer` wants their responses.
-    pub requests: Vec<Request>,
 }
 
 /// Everything that will be asked.
@@ -247,17 +236,23 @@ fn plan_task(task: &Task, selection: &Selection, source: &Source<'_>) -> Result<
         overrides.insert("num_fewshot".into(), shots.into());
     }
     let in_full = drawn.documents.len();
-    let mut documents = Vec::new();
-    for position in positions(&task.name, in_full, selection)? {
+    let positions = positions(&task.name, in_full, selection)?;
+    let mut asked = Vec::with_capacity(positions.len());
+    for &position in &positions {
         let document = &drawn.documents[position];
-        documents.push(PlannedDocument {
-            id: document.id.clone(),
-            group: document.group.clone(),
-            reference: answer::reference(task, document),
-            requests: document_requests(task, document, &drawn.shots[position], &selection.generation)?,
-        });
+        let group = if document.group.is_empty() { String::new() } else { format!("{}/{}", document.group, document.subset) };
+        for request in document_requests(task, document, &drawn.shots[position], &selection.generation)? {
+            asked.push(PlannedRequest {
+                task: task.name.clone(),
+                doc_id: document.id.clone(),
+                group: group.clone(),
+                reference: answer::reference(task, document).texts,
+                request,
+            });
+        }
     }
-    Ok(PlannedTask { task: task.clone(), shots, documents, in_full, data_sha256: (source.digest)(&task.file.dataset), overrides })
+    let data_sha256 = (source.digest)(&task.file.dataset);
+    Ok(PlannedTask { task: task.clone(), shots, asked, documents: positions.len(), in_full, data_sha256, overrides })
 }
 
 fn document_requests(task: &Task, document: &Document, shots: &[Document], overrides: &[Override]) -> Result<Vec<Request>, TaskError> {
@@ -338,13 +333,13 @@ mod tests {
     }
 
     fn ids(task: &PlannedTask) -> Vec<&str> {
-        task.documents.iter().map(|d| d.id.as_str()).collect()
+        task.asked.iter().map(|a| a.doc_id.as_str()).collect()
     }
 
     #[test]
     fn limits_samples_and_shards_leave_prompts_as_in_the_full_run() {
         let full = planned(&selection());
-        assert_eq!((full.documents.len(), full.in_full), (10, 10));
+        assert_eq!((full.documents, full.in_full), (10, 10));
         let cases: [(Selection, &[&str]); 5] = [
             (Selection { limit: Some(Limit::Count(3)), ..selection() }, &["00000", "00001", "00002"]),
             (Selection { limit: Some(Limit::Fraction(0.25)), ..selection() }, &["00000", "00001"]),
@@ -355,10 +350,7 @@ mod tests {
         for (selection, expected) in cases {
             let some = planned(&selection);
             assert_eq!(ids(&some), expected);
-            for document in &some.documents {
-                let same = full.documents.iter().find(|d| d.id == document.id).expect("in the full run");
-                assert_eq!(same.requests, document.requests);
-            }
+            assert!(some.asked.iter().all(|a| full.asked.contains(a)));
         }
     }
 
@@ -369,7 +361,7 @@ mod tests {
             generation: vec![Override::parse("max_gen_toks=7").expect("valid"), Override::parse("temperature=0.5").expect("valid")],
             ..selection()
         });
-        let RequestKind::Generate(generate) = &changed.documents[0].requests[0].kind else { panic!("a generation") };
+        let RequestKind::Generate(generate) = &changed.asked[0].request.kind else { panic!("a generation") };
         assert_eq!((generate.max_new_tokens, generate.sampling.temperature), (7, 0.5));
         assert_eq!(generate.prompt.matches("### 応答").count(), 2);
         assert_eq!(changed.overrides.keys().map(String::as_str).collect::<Vec<_>>(), ["max_new_tokens", "num_fewshot", "temperature"]);

@@ -80,7 +80,8 @@ pub fn look_of_stdout() -> Look {
 }
 
 fn table(args: &ReportArgs) -> Result<Table, Failure> {
-    let mut runs = args.runs.iter().map(|path| read(path)).collect::<Result<Vec<_>, _>>()?;
+    let dirs = args.runs.iter().map(|run| RunDir::find(run, Path::new("results")).map_err(failure)).collect::<Result<Vec<_>, _>>()?;
+    let runs = dirs.iter().map(read).collect::<Result<Vec<_>, _>>()?;
     let suite = runs.first().map(|run| run.scores.suite.clone()).unwrap_or_default();
     if let Some(other) = runs.iter().find(|run| run.scores.suite != suite) {
         let message = format!(
@@ -89,12 +90,12 @@ fn table(args: &ReportArgs) -> Result<Table, Failure> {
         );
         return Err(Failure::new(Exit::Usage, message).hint("report one suite at a time"));
     }
-    if let [only] = runs.as_mut_slice() {
+    if let ([only], [dir]) = (runs.as_slice(), dirs.as_slice()) {
         let published = match &args.against {
             Some(name) => Some(reference::row(&suite, name).map_err(failure)?),
             None => reference::row(&suite, &only.scores.model).ok(),
         };
-        return Ok(Table::of_run(&only.scores, published.as_ref()));
+        return Ok(Table::of_run(&only.scores, published.as_ref()).footnote(format!("files: {}", dir.path().display())));
     }
     Ok(Table::of_runs(&runs, &published_rows(&suite, args.against.as_deref())?))
 }
@@ -107,8 +108,7 @@ fn published_rows(suite: &str, against: Option<&str>) -> Result<Vec<ReferenceRow
     }
 }
 
-fn read(run: &Path) -> Result<NamedScores, Failure> {
-    let dir = RunDir::find(run, Path::new("results")).map_err(failure)?;
+fn read(dir: &RunDir) -> Result<NamedScores, Failure> {
     Ok(NamedScores { run: dir.id(), scores: dir.scores().map_err(failure)? })
 }
 

@@ -226,6 +226,15 @@ pub(super) mod tests {
     }
 
     #[test]
+    fn an_average_over_departures_is_marked() {
+        let mut tasks = vec![task("a", 0.25, 10), task("b", 0.75, 10)];
+        tasks[1].departures = vec!["num_fewshot=2".into()];
+        let table = Table::of_run(&Scores::new("p", "own", "m", false, tasks), None);
+        let shown: Vec<String> = table.rows.iter().map(|row| row.cells[1].shown()).collect();
+        assert_eq!(shown, ["0.2500", "0.7500*", "0.5000*"]);
+    }
+
+    #[test]
     fn without_a_published_row_its_columns_are_absent_and_a_demo_says_so() {
         let table = Table::of_run(&scores(true), None);
         let keys: Vec<&str> = table.columns.iter().map(|c| c.key.as_str()).collect();

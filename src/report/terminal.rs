@@ -122,7 +122,7 @@ a|b: no data
     #[test]
     fn escape_sequences_only_where_wanted() {
         let ansi = render(&sample(), Look { colour: Colour::Ansi, ..WIDE });
-        assert!(ansi.contains("\u{1b}[1;31mDEMO"), "{ansi}");
+        assert!(ansi.contains("\u{1b}[1;31mDEMO") && ansi.contains("\u{1b}[1m task"), "{ansi:?}");
         assert!(!render(&sample(), WIDE).contains('\u{1b}'));
     }
 }

@@ -90,10 +90,49 @@ fn footnotes(runs: &[NamedScores], titles: &[String]) -> Vec<Footnote> {
             .collect();
         notes.extend(by_reason(missing.iter().map(|(title, why)| (*title, why.as_str()))));
         notes.extend(
-            scores.average_withheld.iter().map(|why| Footnote::Text(format!("{} is withheld ({run}). {why}", average_title(scores)))),
+            scores.average_withheld.iter().map(|why| Footnote::Text(format!("{} is withheld ({run}): {why}", average_title(scores)))),
         );
         let signed = scores.tasks.iter().filter(|task| !task.signature.is_empty());
         notes.extend(signed.map(|task| Footnote::Signature { of: format!("{} ({run})", task.title), signature: task.signature.clone() }));
     }
     notes
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::report::{csv, one_run::tests::scores};
+
+    fn runs() -> Vec<NamedScores> {
+        vec![NamedScores { run: "one".into(), scores: scores(false) }, NamedScores { run: "two".into(), scores: scores(true) }]
+    }
+
+    #[test]
+    fn runs_and_published_rows_share_the_columns() {
+        let published = [reference::row("ja", "Qwen2-72B-Instruct").expect("published")];
+        let table = Table::of_runs(&runs(), &published);
+        let remarks =
+            "JEMHopQA partial: 40 of 120; NIILC incomplete: 2 failed, counted as wrong; JMMLU off-protocol: num_fewshot=2, dtype bf16->f32";
+        let expected = format!(
+            "run,model,JCom.,JEMHopQA,NIILC,JSQuAD,XL-Sum,MGSM,WMT20-en-ja,WMT20-ja-en,JMMLU,JHumanEval,手製,Ja Avg,remarks,demo\n\
+             one,org/model,0.9500,0.5000,0.2500,,,,,,0.7500,,1.0000,,\"{remarks}\",demo\n\
+             two,org/model,0.9500,0.5000,0.2500,,,,,,0.7500,,1.0000,,\"DEMO; {remarks}\",demo\n\
+             published,Qwen2-72B-Instruct,0.9634,0.6268,0.5418,0.9210,0.1644,0.7840,0.2592,0.2327,0.7713,0.6909,,0.5955,,demo\n"
+        );
+        assert_eq!(csv::render(&table), expected);
+    }
+
+    #[test]
+    fn footnotes_name_the_run() {
+        let table = Table::of_runs(&runs(), &[]);
+        let notes: Vec<String> = table.footnotes.iter().map(ToString::to_string).collect();
+        assert_eq!(notes[0], "JSQuAD: train-v1.1.json is missing (one)");
+        assert!(notes.contains(&"JMMLU (two): swallow-202407|jmmlu|v0".to_owned()), "{notes:#?}");
+        assert_eq!(notes.iter().filter(|note| note.starts_with("Ja Avg is withheld (")).count(), 2);
+    }
+
+    #[test]
+    fn nothing_in_nothing_out() {
+        assert_eq!(Table::of_runs(&[], &[]).rows, []);
+    }
 }

@@ -122,7 +122,7 @@ fn footnotes(scores: &Scores) -> Vec<Footnote> {
         Some(task) => task.value.is_none().then(|| (*title, reason(task))),
     });
     let tasks = || lines.iter().filter_map(|(_, task)| *task);
-    let withheld = scores.average_withheld.iter().map(|why| Footnote::Text(format!("{} is withheld. {why}", average_title(scores))));
+    let withheld = scores.average_withheld.iter().map(|why| Footnote::Text(format!("{} is withheld: {why}", average_title(scores))));
     let warnings = tasks().flat_map(|task| task.warnings.iter().map(|w| (task.title.as_str(), w.as_str())));
     let groups = tasks().filter_map(groups);
     let signed = tasks().filter(|task| !task.signature.is_empty());
@@ -138,4 +138,108 @@ fn groups(task: &TaskScore) -> Option<Footnote> {
     };
     let parts: Vec<String> = task.groups.iter().filter(|g| !g.path.contains('/') && g.metric == task.metric).map(shown).collect();
     (!parts.is_empty()).then(|| Footnote::Text(format!("{} by group: {}", task.title, parts.join(", "))))
+}
+
+#[cfg(test)]
+pub(super) mod tests {
+    use super::*;
+    use crate::report::markdown;
+
+    fn task(title: &str, value: f64, n: u64) -> TaskScore {
+        TaskScore {
+            task: title.to_lowercase(),
+            title: title.to_owned(),
+            metric: "exact_match".into(),
+            value: Some(value),
+            n,
+            documents_in_full: Some(n),
+            half_width_95: Some(0.0123),
+            signature: format!("swallow-202407|{}|v0", title.to_lowercase()),
+            ..TaskScore::default()
+        }
+    }
+
+    /// A run with every kind of row: whole, partial, failed, off the protocol, unavailable, absent, and one that the card lacks.
+    pub(in crate::report) fn scores(demo: bool) -> Scores {
+        let group = |path: &str, value| GroupScore { path: path.into(), metric: "exact_match".into(), value, n: 2 };
+        let tasks = vec![
+            task("JCom.", 0.95, 1119),
+            TaskScore { n: 40, ..task("JEMHopQA", 0.5, 120) },
+            TaskScore { failed: 2, warnings: vec!["3 answers beyond the context".into()], ..task("NIILC", 0.25, 198) },
+            TaskScore::unavailable("jsquad", "JSQuAD", "char_f1", "train-v1.1.json is missing"),
+            TaskScore {
+                departures: vec!["num_fewshot=2".into(), "dtype bf16->f32".into()],
+                groups: vec![group("stem", Some(0.5)), group("stem/anatomy", Some(0.5)), group("other", None)],
+                ..task("JMMLU", 0.75, 3541)
+            },
+            task("手製", 1.0, 3),
+        ];
+        Scores::new("swallow-202407", "ja", "org/model", demo, tasks)
+    }
+
+    #[test]
+    fn every_kind_of_row_against_a_published_one() {
+        let published = reference::row("ja", "Llama 3.1 Swallow 70B Instruct").expect("published");
+        let expected = r"## ja (swallow-202407): org/model against Llama 3.1 Swallow 70B Instruct (published)
+
+| task        |    score |  published | difference |  ±95 % |    n | failed | remarks                                       |
+| ----------- | -------: | ---------: | ---------: | -----: | ---: | -----: | --------------------------------------------- |
+| JCom.       |   0.9500 |     0.9598 |    -0.0098 | 0.0123 | 1119 |      0 |                                               |
+| JEMHopQA    | 0.5000\* |     0.6192 |    -0.1192 | 0.0123 |   40 |      0 | partial: 40 of 120                            |
+| NIILC       | 0.2500\* |     0.6605 |    -0.4105 | 0.0123 |  198 |      2 | incomplete: 2 failed, counted as wrong        |
+| JSQuAD      |        – |     0.9235 |            |        |      |        |                                               |
+| XL-Sum      |        – |     0.1938 |            |        |      |        |                                               |
+| MGSM        |        – |     0.7760 |            |        |      |        |                                               |
+| WMT20-en-ja |        – |     0.3123 |            |        |      |        |                                               |
+| WMT20-ja-en |        – |     0.2593 |            |        |      |        |                                               |
+| JMMLU       | 0.7500\* |     0.7117 |    +0.0383 | 0.0123 | 3541 |      0 | off-protocol: num\_fewshot=2, dtype bf16->f32 |
+| JHumanEval  |        – |     0.4713 |            |        |      |        |                                               |
+| 手製        |   1.0000 |            |            | 0.0123 |    3 |      0 |                                               |
+| **Ja Avg**  |    **–** | **0.5887** |            |        |      |        |                                               |
+
+- \* not the protocol's number: see the remarks
+- Ja Avg is withheld: no number: JSQuAD, XL-Sum, MGSM, WMT20-en-ja, WMT20-ja-en, JHumanEval; partial: JEMHopQA; failed requests: NIILC
+- JSQuAD: train-v1.1.json is missing
+- XL-Sum, MGSM, WMT20-en-ja, WMT20-ja-en, JHumanEval: not in this run
+- NIILC: 3 answers beyond the context
+- JMMLU by group: stem 0.5000 (n=2), other – (n=2)
+- JCom.: `swallow-202407|jcom.|v0`
+- JEMHopQA: `swallow-202407|jemhopqa|v0`
+- NIILC: `swallow-202407|niilc|v0`
+- JMMLU: `swallow-202407|jmmlu|v0`
+- 手製: `swallow-202407|手製|v0`
+";
+        assert_eq!(markdown::render(&Table::of_run(&scores(false), Some(&published))), expected);
+    }
+
+    #[test]
+    fn a_complete_run_has_an_average_and_its_difference() {
+        let titles = reference::columns("ja").expect("published").titles();
+        let tasks = titles.into_iter().map(|title| task(title, 0.6, 10)).collect();
+        let scores = Scores::new("swallow-202407", "ja", "m", false, tasks);
+        let published = reference::row("ja", "Llama 3.1 Swallow 70B Instruct").expect("published");
+        let table = Table::of_run(&scores, Some(&published));
+        let average = table.rows.last().expect("rows");
+        let shown: Vec<String> = average.cells.iter().map(Cell::shown).collect();
+        assert_eq!((average.kind, &shown[..4]), (RowKind::Average, &["Ja Avg", "0.6000", "0.5887", "+0.0113"].map(str::to_owned)[..]));
+        assert!(!table.has_marks());
+    }
+
+    #[test]
+    fn an_average_over_departures_is_marked() {
+        let mut tasks = vec![task("a", 0.25, 10), task("b", 0.75, 10)];
+        tasks[1].departures = vec!["num_fewshot=2".into()];
+        let table = Table::of_run(&Scores::new("p", "own", "m", false, tasks), None);
+        let shown: Vec<String> = table.rows.iter().map(|row| row.cells[1].shown()).collect();
+        assert_eq!(shown, ["0.2500", "0.7500*", "0.5000*"]);
+    }
+
+    #[test]
+    fn without_a_published_row_its_columns_are_absent_and_a_demo_says_so() {
+        let table = Table::of_run(&scores(true), None);
+        let keys: Vec<&str> = table.columns.iter().map(|c| c.key.as_str()).collect();
+        assert_eq!(keys, ["task", "score", "half_width_95", "n", "failed", "remarks"]);
+        assert!(table.rows.iter().all(|row| row.cells.len() == keys.len()));
+        assert!(table.demo && table.footnotes[0].to_string().contains("a demo measures nothing"));
+    }
 }

@@ -86,11 +86,43 @@ fn loud(text: &str, colour: Colour) -> String {
 mod tests {
     use super::*;
     use crate::report::table::tests::sample;
+    use unicode_width::UnicodeWidthStr;
 
     const WIDE: Look = Look { width: None, colour: Colour::Plain };
 
     #[test]
     fn snapshot() {
-        insta::assert_snapshot!(render(&sample(), WIDE), @"");
+        let expected = r#"suite | 日本語
+*** DEMO: bundled samples answered by a toy model. These numbers measure nothing. ***
+────────────────────────────────────────────────────
+ task             score      n   remarks
+────────────────────────────────────────────────────
+ 読解           0.0312*     40   partial: 40 of 120
+ a|b                  –
+ 常識, "推論"    0.5000   1119
+ Avg                  –
+────────────────────────────────────────────────────
+* not the protocol's number: see the remarks
+a|b: no data
+読解: p|t|v0
+"#;
+        assert_eq!(render(&sample(), WIDE), expected);
+    }
+
+    #[test]
+    fn a_narrow_terminal_wraps_and_loses_nothing() {
+        let narrow = grid(&sample(), Look { width: Some(40), ..WIDE });
+        assert!(narrow.lines().all(|line| line.width() <= 40), "{narrow}");
+        for part in ["0.0312*", "1119", "partial:", "120"] {
+            assert!(narrow.contains(part), "{part}: {narrow}");
+        }
+        assert!(grid(&sample(), WIDE).lines().any(|line| line.width() > 40), "the same table is wider where there is room");
+    }
+
+    #[test]
+    fn escape_sequences_only_where_wanted() {
+        let ansi = render(&sample(), Look { colour: Colour::Ansi, ..WIDE });
+        assert!(ansi.contains("\u{1b}[1;31mDEMO") && ansi.contains("\u{1b}[1m task"), "{ansi:?}");
+        assert!(!render(&sample(), WIDE).contains('\u{1b}'));
     }
 }

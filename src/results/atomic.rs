@@ -76,6 +76,16 @@ mod tests {
     }
 
     #[test]
+    fn who_reads_the_old_file_reads_it_to_the_end() {
+        let dir = tempfile::tempdir().expect("a temporary directory");
+        let path = dir.path().join("f");
+        write(&path, |out| out.write_all(b"old")).expect("writes");
+        let reader = fs::File::open(&path).expect("opens");
+        write(&path, |out| out.write_all(b"new")).expect("writes");
+        assert_eq!(io::read_to_string(reader).expect("reads"), "old");
+    }
+
+    #[test]
     fn leftovers_go_and_strangers_stay() {
         let dir = tempfile::tempdir().expect("a temporary directory");
         for name in [".swallow-eval-Ab12", "mine.txt"] {

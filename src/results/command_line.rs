@@ -63,11 +63,10 @@ fn hide_user_info(text: &str) -> String {
     while let Some(at) = rest.find("://") {
         let (before, authority_on) = rest.split_at(at + 3);
         kept.push_str(before);
-        let authority = authority_on.split(['/', '?', '#', ',', ' ']).next().unwrap_or_default();
         rest = authority_on;
-        // A password may hold an unescaped slash or comma: then the last @ of the argument is the safe place to cut.
-        let user_info = authority.rfind('@').or_else(|| authority_on.rfind('@').filter(|_| !authority.contains('.')));
-        if let Some(end) = user_info {
+        // The last @ counts: a password may hold one.
+        let authority = authority_on.split(['/', '?', '#', ',', ' ']).next().unwrap_or_default();
+        if let Some(end) = authority.rfind('@') {
             kept.push_str(HIDDEN);
             rest = &authority_on[end..];
         }
@@ -78,10 +77,8 @@ fn hide_user_info(text: &str) -> String {
 /// Everything after `api_key=` or `"Authorization":`.
 fn hide_values(text: &str) -> String {
     for (at, _) in text.match_indices(['=', ':']) {
-        let name = text[..at].trim_end_matches(['"', '\'', ' ']);
-        let start = name.rfind(|c: char| !c.is_ascii_alphanumeric() && c != '_' && c != '-').map_or(0, |i| i + 1);
-        // A multi-byte character before the name leaves `start` inside it; the name itself is ASCII, so look at its tail only.
-        let name = name.get(start..).unwrap_or_else(|| name.rsplit(|c: char| !c.is_ascii()).next().unwrap_or_default());
+        let before = text[..at].trim_end_matches(['"', '\'', ' ']);
+        let name = before.rsplit(|c: char| !c.is_ascii_alphanumeric() && c != '_' && c != '-').next().unwrap_or_default();
         if names_secret(name) {
             return format!("{}{HIDDEN}", &text[..=at]);
         }
@@ -121,7 +118,7 @@ mod tests {
             ("--gen-kwargs max_new_tokens=4", "--gen-kwargs max_new_tokens=4"),
             ("--base-url http://h:8000/v1", "--base-url http://h:8000/v1"),
             ("--base-url http://u:p@h:8000/v1,https://me@i/v1", "--base-url http://***@h:8000/v1,https://***@i/v1"),
-            ("--base-url http://u:p/q@h/v1", "--base-url http://***@h/v1"),
+            ("--base-url http://u:p@q@h/v1", "--base-url http://***@h/v1"),
             ("--base-url https://h/v1?api-key=abc", "--base-url https://h/v1?api-key=***"),
             ("--model sk-abcdefghijklmnop", "--model ***"),
             ("--model hf_short", "--model hf_short"),

@@ -339,6 +339,7 @@ pub(crate) mod tests {
     }
 
     #[test]
+    #[expect(clippy::print_stdout, reason = "a test that cannot run says so")]
     fn a_full_disk_is_an_error() {
         let path = Path::new("/dev/full");
         let Ok(file) = OpenOptions::new().append(true).open(path) else {

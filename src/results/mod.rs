@@ -120,6 +120,7 @@ impl ResultsError {
     /// What the user can do about it.
     pub fn hint(&self) -> Option<&'static str> {
         match self {
+            ResultsError::Io { action: "read", .. } => None,
             ResultsError::Io { .. } => Some("check that the directory exists, is writable and has room, or choose another with --output"),
             ResultsError::Corrupt { line: Some(_), .. } => {
                 Some("nothing was changed; restore the file, or delete that line (a request without a line is asked again on --resume)")

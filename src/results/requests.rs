@@ -103,7 +103,7 @@ fn leading_group(planned: &[PlannedRequest]) -> (usize, &str) {
     for next in &planned[1..] {
         let common = common_prefix(shared, text_of(&next.request.kind));
         let fits = common.len() >= SHORTEST_PREFIX && (len == 1 || common.len() * 2 > shared.len());
-        if !fits || next.task != planned[0].task {
+        if !fits {
             break;
         }
         shared = common;
@@ -265,7 +265,8 @@ mod tests {
 
     #[test]
     fn shots_are_stored_once_a_task() {
-        let shots = ["甲の例題。".repeat(40), "乙の例題。".repeat(40)];
+        // Both begin with the same instruction, long enough to be a prefix of its own.
+        let shots = ["甲の例題。", "乙の例題。"].map(|shot| "指示。".repeat(20) + &shot.repeat(40));
         let all: Vec<PlannedRequest> = (0..40).map(|i| planned(["a", "b"][i / 20], i, &format!("{}質問{i}", shots[i / 20]))).collect();
         let (text, back) = write_and_read(&all);
         assert_eq!(back, all);

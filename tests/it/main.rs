@@ -4,3 +4,6 @@
 
 mod certify;
 mod support;
+//! One integration-test binary.
+
+mod results;

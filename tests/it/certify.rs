@@ -189,13 +189,9 @@ fn task_fields(task: &str, metric: &str) -> Vec<Field> {
 
 #[test]
 fn every_change_in_a_task_folder_is_seen() {
-    for (task, metric) in [
-        ("jcommonsenseqa", "exact_match"),
-        ("jemhopqa", "char_f1"),
-        ("niilc", "char_f1"),
-        ("jsquad", "char_f1"),
-        ("jmmlu", "exact_match"),
-    ] {
+    for (task, metric) in
+        [("jcommonsenseqa", "exact_match"), ("jemhopqa", "char_f1"), ("niilc", "char_f1"), ("jsquad", "char_f1"), ("jmmlu", "exact_match")]
+    {
         let mut fields = task_fields(task, metric);
         // Fields of a record that no template shows: what is compared with them is the record drawn from the data set.
         let unseen = match task {

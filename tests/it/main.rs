@@ -3,7 +3,5 @@
 #![allow(missing_docs, clippy::unwrap_used, clippy::expect_used)]
 
 mod certify;
-mod support;
-//! One integration-test binary.
-
 mod results;
+mod support;

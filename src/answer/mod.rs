@@ -1,1 +1,65 @@
-//! answer
+//! From a response to what is scored: the decoder's clean-up and stop cut ([`decoded`]), then the task's named steps ([`steps`]).
+//! Total functions: no I/O, no errors, no scores.
+
+pub mod steps;
+
+use crate::engine::{Cleanup, Generate, Generated};
+use crate::metric::Reference;
+use crate::task::{Task, document::Document};
+use crate::text::{cleanup::clean_up_tokenization, stop::cut_at_stop};
+
+/// An extracted answer.
+#[derive(Clone, Debug, PartialEq)]
+pub enum Answer {
+    /// A text to compare with references.
+    Text(String),
+}
+
+/// The text a protocol's harness had after decoding: clean-up over the whole text where the tokenizer was asked for it, then the stop cut.
+pub fn decoded(request: &Generate, response: &Generated) -> String {
+    let text = match request.rules.cleanup {
+        Cleanup::On => clean_up_tokenization(&response.text),
+        Cleanup::Off => response.text.clone(),
+    };
+    cut_at_stop(&text, &request.stop).0.to_owned()
+}
+
+/// The answer in a decoded text.
+pub fn extract(task: &Task, text: &str) -> Answer {
+    Answer::Text(steps::apply(&task.file.answer, text))
+}
+
+/// What a right answer to the document looks like.
+pub fn reference(task: &Task, document: &Document) -> Reference {
+    Reference { texts: vec![steps::apply(&task.file.document.reference, &document.output)] }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::engine::{Finish, Sampling, TokenRules};
+
+    #[test]
+    fn clean_up_comes_before_the_stop_cut() {
+        let mut request = Generate {
+            prompt: String::new(),
+            sample: 0,
+            max_new_tokens: 8,
+            stop: vec!["\n".into()],
+            enough: vec![],
+            sampling: Sampling::GREEDY,
+            rules: TokenRules { bos: Default::default(), end: Default::default(), decode: Default::default(), cleanup: Cleanup::On },
+        };
+        let response = Generated {
+            text: "It 's here .\nNext".into(),
+            token_ids: None,
+            finish: Finish::Length,
+            prompt_tokens: None,
+            new_tokens: None,
+            notes: vec![],
+        };
+        assert_eq!(decoded(&request, &response), "It's here.");
+        request.rules.cleanup = Cleanup::Off;
+        assert_eq!(decoded(&request, &response), "It 's here .");
+    }
+}

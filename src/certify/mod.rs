@@ -1,1 +1,162 @@
-//! certify
+//! Replays recorded goldens of the original harnesses through this program: the same functions that a run uses, no rule of its own.
+//!
+//! A golden's kind is the name of its folder; a folder or file that is not understood is an error, never a skip.
+
+pub mod llm_jp;
+pub mod models;
+pub mod pyrandom;
+pub mod report;
+pub mod source;
+
+use crate::task::{Task, load};
+use report::Folder;
+use source::{CertifyError, Source, entries};
+use std::path::Path;
+
+/// Kinds whose tasks are not part of this version.
+const NOT_BUILT: [&str; 7] = ["ja-harness", "en-harness", "code", "jmt-bench", "metrics", "tokenizer", "sandbox"];
+
+/// Recorded exchanges and export targets: fixtures of other tests, never replayed.
+const FIXTURES: [&str; 3] = ["endpoints", "lm_eval_export", "swallow_export"];
+
+/// What certify did.
+#[derive(Clone, Debug, Default)]
+pub struct Report {
+    /// One entry a folder replayed.
+    pub folders: Vec<Folder>,
+    /// Folders and files that hold goldens of tasks this version does not have.
+    pub not_built: Vec<String>,
+    /// Folders of fixtures.
+    pub fixtures: Vec<String>,
+}
+
+impl Report {
+    /// Rows over all folders.
+    pub fn rows(&self) -> u64 {
+        self.folders.iter().map(|f| f.rows).sum()
+    }
+
+    /// Compared fields over all folders.
+    pub fn fields(&self) -> u64 {
+        self.folders.iter().map(Folder::fields).sum()
+    }
+
+    /// Mismatches over all folders.
+    pub fn mismatches(&self) -> usize {
+        self.folders.iter().map(|f| f.mismatches.len()).sum()
+    }
+}
+
+/// What the replay may use.
+pub struct Inputs<'i> {
+    /// Raw records, where they are at hand.
+    pub data: Option<llm_jp::Data<'i>>,
+    /// Called with each folder before it is replayed.
+    pub progress: &'i dyn Fn(&str),
+}
+
+/// Replays `dir`: a folder of golden kinds, one kind, or one folder of a kind.
+///
+/// # Errors
+/// When something is not understood, not built, or its data is missing.
+pub fn run(dir: &Path, inputs: &Inputs<'_>) -> Result<Report, CertifyError> {
+    if !dir.is_dir() {
+        return Err(CertifyError::Missing { path: dir.to_owned() });
+    }
+    let mut report = Report::default();
+    let name = dir_name(dir);
+    let parent = dir.canonicalize().ok().and_then(|d| d.parent().map(dir_name)).unwrap_or_default();
+    match (name.as_str(), parent.as_str()) {
+        (kind, _) if NOT_BUILT.contains(&kind) || FIXTURES.contains(&kind) => return Err(CertifyError::NotBuilt { kind: name }),
+        (kind, _) if is_built(kind) => replay_kind(&mut report, kind, dir, inputs)?,
+        (_, kind) if is_built(kind) => replay_one(&mut report, kind, dir, inputs)?,
+        (_, kind) if NOT_BUILT.contains(&kind) => return Err(CertifyError::NotBuilt { kind: parent }),
+        _ => replay_root(&mut report, dir, inputs)?,
+    }
+    Ok(report)
+}
+
+fn is_built(kind: &str) -> bool {
+    matches!(kind, "ja-llmjp" | "models" | "pyrandom")
+}
+
+fn dir_name(dir: &Path) -> String {
+    let resolved = dir.canonicalize().unwrap_or_else(|_| dir.to_owned());
+    resolved.file_name().map(|n| n.to_string_lossy().into_owned()).unwrap_or_default()
+}
+
+fn replay_root(report: &mut Report, root: &Path, inputs: &Inputs<'_>) -> Result<(), CertifyError> {
+    for name in entries(root)? {
+        let path = root.join(&name);
+        match name.as_str() {
+            kind if is_built(kind) => replay_kind(report, kind, &path, inputs)?,
+            kind if FIXTURES.contains(&kind) => report.fixtures.push(name),
+            kind if NOT_BUILT.contains(&kind) => report.not_built.push(name),
+            _ => return Err(CertifyError::UnknownFolder { path }),
+        }
+    }
+    if report.folders.is_empty() && report.not_built.is_empty() {
+        return Err(CertifyError::UnknownFolder { path: root.to_owned() });
+    }
+    Ok(())
+}
+
+fn replay_kind(report: &mut Report, kind: &str, dir: &Path, inputs: &Inputs<'_>) -> Result<(), CertifyError> {
+    if kind == "pyrandom" {
+        return replay_pyrandom(report, dir, inputs);
+    }
+    let (folders, files): (Vec<_>, Vec<_>) = entries(dir)?.into_iter().partition(|name| dir.join(name).is_dir());
+    for name in &folders {
+        let path = dir.join(name);
+        if kind != "models" || path.join("config.json").exists() {
+            replay_one(report, kind, &path, inputs)?;
+        } else if name != "chat-templates" {
+            return Err(CertifyError::UnknownFolder { path });
+        }
+    }
+    match (kind, files.as_slice()) {
+        (_, []) => Ok(()),
+        ("models", [file]) if file == "rope_golden.json" => {
+            (inputs.progress)("models/rope_golden.json");
+            report.folders.push(models::flat(dir, &folders)?);
+            Ok(())
+        }
+        (_, [file, ..]) => Err(CertifyError::UnknownFile { path: dir.join(file), kind: kind.to_owned() }),
+    }
+}
+
+fn replay_one(report: &mut Report, kind: &str, path: &Path, inputs: &Inputs<'_>) -> Result<(), CertifyError> {
+    let name = dir_name(path);
+    let label = format!("{kind}/{name}");
+    (inputs.progress)(&label);
+    let mut folder = match (kind, name.as_str()) {
+        ("models", _) => models::folder(path)?,
+        ("ja-llmjp", "_metrics") => llm_jp::metrics_folder(path, find(&load::embedded()?, "jemhopqa", path)?)?,
+        ("ja-llmjp", task) => llm_jp::task_folder(path, find(&load::embedded()?, task, path)?, inputs.data)?,
+        _ => return Err(CertifyError::UnknownFolder { path: path.to_owned() }),
+    };
+    folder.name = label;
+    report.folders.push(folder);
+    Ok(())
+}
+
+fn find<'t>(tasks: &'t [Task], name: &str, path: &Path) -> Result<&'t Task, CertifyError> {
+    load::find(tasks, name).map_err(|_| CertifyError::UnknownFolder { path: path.to_owned() })
+}
+
+fn replay_pyrandom(report: &mut Report, dir: &Path, inputs: &Inputs<'_>) -> Result<(), CertifyError> {
+    (inputs.progress)("pyrandom");
+    let mut folder = Folder::new("pyrandom");
+    for name in entries(dir)? {
+        if name.starts_with("python_seed_") && name.ends_with(".json") {
+            pyrandom::file(&mut folder, dir, &name)?;
+        } else if name == "protocol_jp_harness.json" || (name.starts_with("numpy_legacy_seed_") && name.ends_with(".json")) {
+            Source::new(dir, &name).object()?;
+            report.not_built.push(format!("pyrandom/{name}"));
+        } else {
+            return Err(CertifyError::UnknownFile { path: dir.join(name), kind: "pyrandom".into() });
+        }
+    }
+    report.folders.push(folder);
+    Ok(())
+}

@@ -1,6 +1,6 @@
 //! The verbs and their flags. Parsing only: what a verb does stands in its own file.
 
-use super::{run_args::RunArgs, values::Suite};
+use super::{report::ReportArgs, run_args::RunArgs, values};
 use clap::{Args, Parser, Subcommand};
 use std::path::PathBuf;
 
@@ -37,6 +37,8 @@ pub enum Command {
     Run(Box<RunArgs>),
     /// Score the recorded answers of a run again, without a model
     Score(ScoreArgs),
+    /// Show recorded runs as a table: terminal, Markdown, CSV, JSON
+    Report(ReportArgs),
     /// Replay recorded goldens of the original harnesses through this program
     Certify(CertifyArgs),
     /// List and show tasks, and preview their exact prompts
@@ -76,9 +78,9 @@ pub struct CertifyArgs {
 pub enum TasksCommand {
     /// One line a task: name, column, metric, shots, data set, aliases
     List {
-        /// Only these suites, comma separated
-        #[arg(long, value_name = "NAME", value_delimiter = ',')]
-        suite: Vec<Suite>,
+        /// Only the tasks of this suite
+        #[arg(long, value_name = "NAME", value_parser = values::suite)]
+        suite: Option<String>,
         /// Read task files from this folder too
         #[arg(long, value_name = "DIR")]
         include_path: Option<PathBuf>,

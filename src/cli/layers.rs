@@ -7,8 +7,9 @@ use super::{
     args::Cli,
     exit::{Exit, Failure},
     setting_files::{self, SETTINGS_FILE, Value},
-    settings::{self, DOTENV, redact},
+    settings::{self, DOTENV},
 };
+use crate::results::command_line::{CommandLine, redact};
 use clap::{
     Arg, ArgAction, ArgMatches, CommandFactory, Parser,
     error::{ContextKind, ContextValue, ErrorKind},
@@ -29,7 +30,7 @@ pub struct Invocation {
     /// What is to be done.
     pub cli: Cli,
     /// The command line with every setting of the layers in it and every secret out of it: for `run.json`.
-    pub command_line: Vec<String>,
+    pub command_line: CommandLine,
     /// What a person should know, such as a variable that sets nothing.
     pub notes: Vec<String>,
 }
@@ -123,7 +124,7 @@ pub fn parse(argv: impl IntoIterator<Item = OsString>, around: &Surroundings) ->
     line.extend_from_slice(&argv[verbs.len() + 1..]);
 
     let cli = Cli::try_parse_from(&line).map_err(|error| explain(error, &injected))?;
-    let command_line = line.iter().map(|word| redact(&word.to_string_lossy())).collect();
+    let command_line = CommandLine::redacted(line.iter().map(|word| word.to_string_lossy().into_owned()));
     Ok(Invocation { cli, command_line, notes: idle_variables(&root, around) })
 }
 

@@ -10,11 +10,13 @@ pub mod interrupt;
 pub mod layers;
 pub mod model_choice;
 pub mod output;
+pub mod report;
 pub mod run_args;
 mod setting_files;
 pub mod settings;
 pub mod values;
 
+use crate::results::command_line::redact;
 use args::Command;
 use exit::{Exit, Failure, Verdict};
 use layers::{Invocation, Stop, Surroundings};
@@ -41,6 +43,7 @@ pub fn main() -> ExitCode {
 
 fn dispatch(invocation: Invocation) -> Verdict {
     match invocation.cli.command {
+        Command::Report(args) => report::run(&args),
         Command::Completions(args) => completions::run(&args),
         Command::Run(_) | Command::Score(_) | Command::Certify(_) | Command::Tasks(_) | Command::Doctor(_) => {
             Err(Failure::new(Exit::Usage, "this verb is not part of this build"))
@@ -75,7 +78,7 @@ fn report_bug(info: &panic::PanicHookInfo<'_>) {
     }
     let place = info.location().map_or(String::new(), |at| format!(" ({}:{})", at.file(), at.line()));
     let message = info.payload_as_str().unwrap_or("no message").replace('\n', " ");
-    output::complain(&format!("swallow-eval: this is a bug: {}{place}", settings::redact(&message)));
+    output::complain(&format!("swallow-eval: this is a bug: {}{place}", redact(&message)));
     output::complain("hint: please report it with the command line; RUST_BACKTRACE=1 shows the stack");
     let stack = Backtrace::capture();
     if stack.status() == std::backtrace::BacktraceStatus::Captured {

@@ -9,6 +9,7 @@ use super::{
     run_args::RunArgs,
     values::{Dtype, key_values},
 };
+use crate::results::command_line::redact;
 use clap::ValueEnum;
 use std::{collections::BTreeMap, num::NonZeroUsize, str::FromStr, time::Duration};
 
@@ -209,7 +210,7 @@ fn base_url(text: &str) -> Result<String, Failure> {
     if trimmed.starts_with("http://") || trimmed.starts_with("https://") {
         return Ok(trimmed.to_owned());
     }
-    let shown = super::settings::redact(text);
+    let shown = redact(text);
     Err(usage(format!("base URL {shown:?} does not begin with http:// or https://")).hint("such as --base-url http://localhost:8000/v1"))
 }
 

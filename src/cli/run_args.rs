@@ -5,7 +5,11 @@
 use super::{
     exit::{Exit, Failure},
     model_choice::{self, ModelChoice},
-    values::{Defects, Dtype, Limit, MaxFailures, SampleSelection, Shard, Suite},
+    values::{self, Dtype, SampleSelection},
+};
+use crate::{
+    results::spec::{Defects, Limit, Shard},
+    run::{MaxFailures, plan::Override},
 };
 use clap::Args;
 use std::{num::NonZeroUsize, path::PathBuf, time::Duration};
@@ -14,19 +18,19 @@ use std::{num::NonZeroUsize, path::PathBuf, time::Duration};
 #[derive(Clone, Debug, Args)]
 pub struct RunArgs {
     /// Suites to run, comma separated: ja
-    #[arg(long, value_name = "NAME", value_delimiter = ',', help_heading = "Tasks")]
-    pub suite: Vec<Suite>,
+    #[arg(long, value_name = "NAME", value_parser = values::suite, value_delimiter = ',', help_heading = "Tasks")]
+    pub suite: Vec<String>,
     /// Tasks to run, comma or space separated; names of the original harnesses are accepted
     #[arg(long, short = 't', value_name = "NAME", value_delimiter = ',', num_args = 1.., help_heading = "Tasks")]
     pub tasks: Vec<String>,
     /// Ask only the first N documents of each task, or a fraction below 1; the result is marked partial
-    #[arg(long, short = 'L', value_name = "N", allow_negative_numbers = true, help_heading = "Tasks")]
+    #[arg(long, short = 'L', value_name = "N", value_parser = values::limit, allow_negative_numbers = true, help_heading = "Tasks")]
     pub limit: Option<Limit>,
     /// Ask only these documents: JSON of task to indices, or a file that holds it; the result is marked partial
-    #[arg(long, short = 'E', value_name = "JSON", conflicts_with = "limit", help_heading = "Tasks")]
+    #[arg(long, short = 'E', value_name = "JSON", value_parser = values::samples, conflicts_with = "limit", help_heading = "Tasks")]
     pub samples: Option<SampleSelection>,
     /// Run the i-th of n parts, counted from 1
-    #[arg(long, value_name = "I/N", help_heading = "Tasks")]
+    #[arg(long, value_name = "I/N", value_parser = values::shard, help_heading = "Tasks")]
     pub shard: Option<Shard>,
     /// Another number of shots than the protocol's; the result is marked off-protocol
     #[arg(long, short = 'f', value_name = "N", help_heading = "Tasks")]
@@ -35,7 +39,7 @@ pub struct RunArgs {
     #[arg(long, value_name = "ARGS", help_heading = "Tasks")]
     pub gen_kwargs: Option<String>,
     /// Reproduce the upstream harness's defects (the published numbers), or avoid them
-    #[arg(long, value_name = "HOW", value_enum, default_value = "faithful", help_heading = "Tasks")]
+    #[arg(long, value_name = "HOW", value_parser = values::defects(), default_value = "faithful", help_heading = "Tasks")]
     pub defects: Defects,
     /// Read task files from this folder too
     #[arg(long, value_name = "DIR", help_heading = "Tasks")]
@@ -79,7 +83,7 @@ pub struct RunArgs {
     #[arg(long, value_name = "N", help_heading = "Endpoint")]
     pub max_retries: Option<u32>,
     /// Seconds to wait for one answer
-    #[arg(long, value_name = "SECONDS", value_parser = seconds, help_heading = "Endpoint")]
+    #[arg(long, value_name = "SECONDS", value_parser = values::seconds, help_heading = "Endpoint")]
     pub timeout: Option<Duration>,
 
     /// Folder for results; the run goes to runs/<id>/ in it
@@ -89,7 +93,8 @@ pub struct RunArgs {
     #[arg(long, value_name = "RUN", help_heading = "Run")]
     pub resume: Option<PathBuf>,
     /// Failed requests that the run may have and still be complete: a number, or a ratio such as 0.01
-    #[arg(long, alias = "fail-on-error", value_name = "N", default_value = "0", allow_negative_numbers = true, help_heading = "Run")]
+    #[arg(long, alias = "fail-on-error", value_name = "N", default_value = "0", value_parser = values::max_failures)]
+    #[arg(allow_negative_numbers = true, help_heading = "Run")]
     pub max_failures: MaxFailures,
     /// Say what would be asked, and ask nothing
     #[arg(long, help_heading = "Run")]
@@ -134,7 +139,7 @@ pub(crate) struct Compatibility {
     #[arg(long, short = 'b', value_name = "N")]
     batch_size: Option<String>,
     /// No effect: the shots of a pinned protocol have their own seed
-    #[arg(long, value_name = "SEEDS", value_parser = seeds)]
+    #[arg(long, value_name = "SEEDS", value_parser = values::seeds)]
     seed: Option<String>,
     /// No effect: the run's journal keeps every answer (--resume)
     #[arg(long, short = 'c', value_name = "PATH", conflicts_with = "no_cache")]
@@ -166,6 +171,16 @@ impl RunArgs {
     /// Exit 2: no model named, or lm-eval arguments that contradict each other or cannot be honoured.
     pub fn model_choice(&self) -> Result<ModelChoice, Failure> {
         model_choice::of(self)
+    }
+
+    /// The generation settings of `--gen-kwargs`, checked.
+    ///
+    /// # Errors
+    /// Exit 2, naming the setting, its value and what it may be.
+    pub fn generation(&self) -> Result<Vec<Override>, Failure> {
+        let usage = |why| Failure::new(Exit::Usage, format!("--gen-kwargs: {why}"));
+        let pairs = values::key_values(self.gen_kwargs.as_deref().unwrap_or_default()).map_err(usage)?;
+        pairs.iter().map(|(key, value)| Override::parse(&format!("{key}={value}")).map_err(usage)).collect()
     }
 
     /// Refuses what cannot work whatever the machine, and returns the notes that a person should see before the run starts.
@@ -208,17 +223,4 @@ impl RunArgs {
         let said = table.into_iter().filter(|(given, ..)| *given);
         said.map(|(_, flag, why)| format!("{flag} is accepted for compatibility and has no effect: {why}")).collect()
     }
-}
-
-fn seconds(text: &str) -> Result<Duration, &'static str> {
-    let refused = "it is a number of seconds above 0";
-    let seconds = text.parse::<f64>().ok().filter(|s| *s > 0.0).ok_or(refused)?;
-    Duration::try_from_secs_f64(seconds).map_err(|_| refused)
-}
-
-/// lm-eval's form: one whole number, or four (random, numpy, torch, few-shot), each of which may be `None`.
-fn seeds(text: &str) -> Result<String, &'static str> {
-    let parts: Vec<&str> = text.split(',').map(str::trim).collect();
-    let known = parts.iter().all(|part| *part == "None" || part.parse::<u64>().is_ok());
-    if known && matches!(parts.len(), 1 | 4) { Ok(text.to_owned()) } else { Err("it is one whole number, or four separated by commas") }
 }

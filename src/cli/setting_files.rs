@@ -1,10 +1,8 @@
 //! Settings files: `swallow-eval.toml` and what `--config` names. Text to entries, each with the place it stands at; what the entries mean is
 //! `layers`' business.
 
-use super::{
-    exit::{Exit, Failure},
-    settings::redact,
-};
+use super::exit::{Exit, Failure};
+use crate::results::command_line::redact;
 use std::path::Path;
 use toml::{
     Spanned,

@@ -1,4 +1,4 @@
-//! Environment variables, the process's own first and then those of `.env` in the working directory; and how a text loses its secrets.
+//! Environment variables, the process's own first and then those of `.env` in the working directory.
 //!
 //! The process environment is never written to: a child or a library sees what the user exported, and no more.
 
@@ -49,70 +49,9 @@ fn not_understood(path: &Path, text: &str, error: &dotenvy::Error) -> Failure {
     Failure::new(Exit::Usage, format!("{}{at}: not of the form NAME=value", path.display())).hint("quote values that hold blanks or quotes")
 }
 
-/// The text without user-info in URLs and without the values of `api_key=`, `token=` and `header=`. For messages and for run.json.
-pub fn redact(text: &str) -> String {
-    let mut shown = without_user_info(text);
-    for key in ["api_key", "token", "header"] {
-        for assign in [format!("{key}="), format!("\"{key}\":")] {
-            shown = blank_values(&shown, &assign);
-        }
-    }
-    shown
-}
-
-fn without_user_info(text: &str) -> String {
-    let mut shown = String::with_capacity(text.len());
-    let mut rest = text;
-    while let Some(at) = rest.find("://") {
-        let (before, after) = rest.split_at(at + 3);
-        shown.push_str(before);
-        let end = after.find(|c: char| "/?#,\"'".contains(c) || c.is_whitespace()).unwrap_or(after.len());
-        rest = match after[..end].rfind('@') {
-            Some(user_info) => {
-                shown.push_str("***@");
-                &after[user_info + 1..]
-            }
-            None => after,
-        };
-    }
-    shown.push_str(rest);
-    shown
-}
-
-fn blank_values(text: &str, assign: &str) -> String {
-    let mut pieces = text.split(assign);
-    let mut shown = pieces.next().unwrap_or_default().to_owned();
-    for piece in pieces {
-        // `tokenizer=` and the like end in one of the keys only by chance of spelling, so a longer word keeps its value.
-        let whole_word = !shown.ends_with(|c: char| c.is_alphanumeric() || c == '_');
-        shown.push_str(assign);
-        if whole_word {
-            shown.push_str("***");
-        }
-        shown.push_str(if whole_word { &piece[piece.find([',', '}']).unwrap_or(piece.len())..] } else { piece });
-    }
-    shown
-}
-
 #[cfg(test)]
 mod tests {
     use super::*;
-
-    #[test]
-    fn redaction() {
-        for (text, expected) in [
-            ("http://a:1/v1", "http://a:1/v1"),
-            ("http://user:pass@a:1/v1,https://k@b/v1", "http://***@a:1/v1,https://***@b/v1"),
-            ("http://a/v1?x=b@c", "http://a/v1?x=b@c"),
-            ("model=m,api_key=sk-1,timeout=3", "model=m,api_key=***,timeout=3"),
-            ("header=Authorization: Bearer x", "header=***"),
-            ("my_token=a", "my_token=a"),
-            (r#"{"api_key":"sk-1","model":"m"}"#, r#"{"api_key":***,"model":"m"}"#),
-            ("日本://é@x", "日本://***@x"),
-        ] {
-            assert_eq!(redact(text), expected, "{text}");
-        }
-    }
 
     #[test]
     fn dotenv_files() {

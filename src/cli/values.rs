@@ -1,129 +1,44 @@
-//! What the values of flags mean: limits, shards, thresholds, names of a closed list. Parsing only; nothing here looks at the machine.
+//! What the values of flags mean: text to the types of the rooms that use them. Nothing here looks at the machine but `--samples FILE`.
 //!
-//! Every message names what is allowed, because clap puts the flag and the given value before it.
+//! Every message says what is allowed, because clap puts the flag and the given value before it.
 
-use std::{collections::BTreeMap, fmt, num::NonZeroUsize, str::FromStr};
+use crate::{
+    results::spec::{Defects, Limit, Shard},
+    run::MaxFailures,
+    task::load,
+};
+use clap::builder::{PossibleValuesParser, TypedValueParser};
+use std::{collections::BTreeMap, time::Duration};
 
-/// `--limit`: how many documents of each task are asked.
-#[derive(Clone, Copy, Debug, PartialEq)]
-pub enum Limit {
-    /// The first that many.
-    Count(NonZeroUsize),
-    /// The first part of them, between 0 and 1 (both excluded).
-    Fraction(f64),
-}
-
-impl Limit {
-    /// How many of `n` documents that is: a fraction is rounded up, as lm-eval 0.4.13 does (`evaluator_utils.py`, `get_sample_size`).
-    pub fn of(self, n: usize) -> usize {
-        match self {
-            Limit::Count(count) => count.get().min(n),
-            Limit::Fraction(part) => ((n as f64 * part).ceil() as usize).min(n),
-        }
+/// `--limit`: a number of documents, or a fraction of them.
+pub(super) fn limit(text: &str) -> Result<Limit, &'static str> {
+    match (text.parse::<u64>(), text.parse::<f64>()) {
+        (Ok(count), _) if count > 0 => Ok(Limit::Count(count)),
+        (Err(_), Ok(part)) if part > 0.0 && part < 1.0 => Ok(Limit::Fraction(part)),
+        // lm-eval reads the flag as a float, so scripts write `10.0`. 2^32 documents are beyond any benchmark.
+        (Err(_), Ok(count)) if count >= 1.0 && count <= f64::from(u32::MAX) && count.fract() == 0.0 => Ok(Limit::Count(count as u64)),
+        _ => Err("a limit is a whole number from 1 on, or a fraction between 0 and 1 such as 0.1"),
     }
 }
 
-impl FromStr for Limit {
-    type Err = &'static str;
-
-    fn from_str(text: &str) -> Result<Self, Self::Err> {
-        let refused = Err("a limit is a whole number from 1 on, or a fraction between 0 and 1 such as 0.1");
-        if let Ok(count) = text.parse() {
-            return Ok(Limit::Count(count));
-        }
-        match text.parse::<f64>() {
-            Ok(part) if part > 0.0 && part < 1.0 => Ok(Limit::Fraction(part)),
-            // lm-eval reads the flag as a float, so scripts write `10.0`. 2^32 documents are beyond any benchmark.
-            Ok(count) if count >= 1.0 && count <= f64::from(u32::MAX) && count.fract() == 0.0 => {
-                NonZeroUsize::new(count as usize).map_or(refused, |count| Ok(Limit::Count(count)))
-            }
-            _ => refused,
-        }
+/// `--shard i/n`, counted from 1.
+pub(super) fn shard(text: &str) -> Result<Shard, &'static str> {
+    let parts = text.split_once('/').and_then(|(i, n)| Some((i.parse().ok()?, n.parse().ok()?)));
+    match parts {
+        Some((index, count)) if (1..=count).contains(&index) => Ok(Shard { index, count }),
+        _ => Err("a shard is i/n with 1 <= i <= n, such as 2/8"),
     }
 }
 
-impl fmt::Display for Limit {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        match self {
-            Limit::Count(count) => count.fmt(f),
-            Limit::Fraction(part) => part.fmt(f),
-        }
+/// `--max-failures`: a number of requests, or a ratio of them.
+pub(super) fn max_failures(text: &str) -> Result<MaxFailures, &'static str> {
+    if let Ok(count) = text.parse() {
+        return Ok(MaxFailures::Count(count));
     }
-}
-
-/// `--shard i/n`: the i-th of n parts of a run, counted from 1.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub struct Shard {
-    /// Which part, 1..=`count`.
-    pub index: u32,
-    /// Number of parts.
-    pub count: u32,
-}
-
-impl FromStr for Shard {
-    type Err = &'static str;
-
-    fn from_str(text: &str) -> Result<Self, Self::Err> {
-        let parts = text.split_once('/').and_then(|(i, n)| Some((i.parse().ok()?, n.parse().ok()?)));
-        match parts {
-            Some((index, count)) if (1..=count).contains(&index) => Ok(Shard { index, count }),
-            _ => Err("a shard is i/n with 1 <= i <= n, such as 2/8"),
-        }
-    }
-}
-
-impl fmt::Display for Shard {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        write!(f, "{}/{}", self.index, self.count)
-    }
-}
-
-/// `--max-failures`: how many failed requests a run may have and still count as complete.
-#[derive(Clone, Copy, Debug, PartialEq)]
-pub enum MaxFailures {
-    /// At most that many.
-    Count(u64),
-    /// At most that part of all requests, 0..=1.
-    Ratio(f64),
-}
-
-impl MaxFailures {
-    /// Whether `failed` of `total` requests are too many.
-    pub fn exceeded(self, failed: u64, total: u64) -> bool {
-        match self {
-            MaxFailures::Count(allowed) => failed > allowed,
-            MaxFailures::Ratio(allowed) => failed as f64 > allowed * total as f64,
-        }
-    }
-}
-
-impl Default for MaxFailures {
-    fn default() -> Self {
-        MaxFailures::Count(0)
-    }
-}
-
-impl FromStr for MaxFailures {
-    type Err = &'static str;
-
-    fn from_str(text: &str) -> Result<Self, Self::Err> {
-        if let Ok(count) = text.parse() {
-            return Ok(MaxFailures::Count(count));
-        }
-        let (number, scale) = text.strip_suffix('%').map_or((text, 1.0), |percent| (percent, 100.0));
-        match number.parse::<f64>().map(|n| n / scale) {
-            Ok(ratio) if (0.0..=1.0).contains(&ratio) => Ok(MaxFailures::Ratio(ratio)),
-            _ => Err("it is a whole number of requests, or a ratio of them such as 0.01 or 1%"),
-        }
-    }
-}
-
-impl fmt::Display for MaxFailures {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        match self {
-            MaxFailures::Count(count) => count.fmt(f),
-            MaxFailures::Ratio(ratio) => write!(f, "{ratio:?}"),
-        }
+    let (number, scale) = text.strip_suffix('%').map_or((text, 1.0), |percent| (percent, 100.0));
+    match number.parse::<f64>().map(|n| n / scale) {
+        Ok(ratio) if (0.0..=1.0).contains(&ratio) => Ok(MaxFailures::Ratio(ratio)),
+        _ => Err("it is a whole number of requests, or a ratio of them such as 0.01 or 1%"),
     }
 }
 
@@ -131,53 +46,29 @@ impl fmt::Display for MaxFailures {
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct SampleSelection(pub BTreeMap<String, Vec<usize>>);
 
-impl FromStr for SampleSelection {
-    type Err = String;
-
-    /// JSON text, or the path of a file that holds it, as lm-eval takes either.
-    fn from_str(text: &str) -> Result<Self, Self::Err> {
-        let json = if text.trim_start().starts_with('{') {
-            text.to_owned()
-        } else {
-            std::fs::read_to_string(text)
-                .map_err(|e| format!("it is neither JSON like {{\"jemhopqa\": [0, 5]}} nor a readable file: {e}"))?
-        };
-        serde_json::from_str(&json).map(SampleSelection).map_err(|e| format!("it must map task names to lists of indices: {e}"))
-    }
+/// JSON text, or the path of a file that holds it, as lm-eval takes either.
+pub(super) fn samples(text: &str) -> Result<SampleSelection, String> {
+    let json = if text.trim_start().starts_with('{') {
+        text.to_owned()
+    } else {
+        std::fs::read_to_string(text).map_err(|e| format!("it is neither JSON like {{\"jemhopqa\": [0, 5]}} nor a readable file: {e}"))?
+    };
+    serde_json::from_str(&json).map(SampleSelection).map_err(|e| format!("it must map task names to lists of indices: {e}"))
 }
 
 /// `--suite`: a table of the model card.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
-pub enum Suite {
-    /// The Japanese tasks.
-    Ja,
-}
-
-impl Suite {
-    /// Its folder under `tasks/<protocol>/`, and its name on the command line.
-    pub fn name(self) -> &'static str {
-        match self {
-            Suite::Ja => "ja",
-        }
+pub(super) fn suite(text: &str) -> Result<String, String> {
+    let known = load::suite_names();
+    match text {
+        name if known.iter().any(|k| k == name) => Ok(name.to_owned()),
+        "ja" | "en" | "mt-bench" => Err(format!("this suite is not built yet; this version has: {}", known.join(", "))),
+        _ => Err(format!("there is no such suite; this version has: {}", known.join(", "))),
     }
 }
 
-impl fmt::Display for Suite {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.write_str(self.name())
-    }
-}
-
-impl FromStr for Suite {
-    type Err = &'static str;
-
-    fn from_str(text: &str) -> Result<Self, Self::Err> {
-        match text {
-            "ja" => Ok(Suite::Ja),
-            "en" | "mt-bench" => Err("this suite is not built yet; this version has: ja"),
-            _ => Err("there is no such suite; this version has: ja"),
-        }
-    }
+/// `--defects`: what is done where the original harness has a defect.
+pub(super) fn defects() -> impl TypedValueParser<Value = Defects> {
+    PossibleValuesParser::new(["faithful", "clean"]).map(|name| if name == "clean" { Defects::Clean } else { Defects::Faithful })
 }
 
 /// `--dtype`: data type of the weights in computation.
@@ -208,31 +99,25 @@ impl Dtype {
     }
 }
 
-/// `--defects`: what is done where the original harness has a defect.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, clap::ValueEnum)]
-pub enum Defects {
-    /// Reproduce it: the published numbers.
-    #[default]
-    Faithful,
-    /// Avoid it; the signature says so.
-    Clean,
+/// `--timeout`.
+pub(super) fn seconds(text: &str) -> Result<Duration, &'static str> {
+    let refused = "it is a number of seconds above 0";
+    let seconds = text.parse::<f64>().ok().filter(|s| *s > 0.0).ok_or(refused)?;
+    Duration::try_from_secs_f64(seconds).map_err(|_| refused)
 }
 
-impl Defects {
-    /// As written on the command line and in signatures.
-    pub fn name(self) -> &'static str {
-        match self {
-            Defects::Faithful => "faithful",
-            Defects::Clean => "clean",
-        }
-    }
+/// `--seed` in lm-eval's form: one whole number, or four (random, numpy, torch, few-shot), each of which may be `None`.
+pub(super) fn seeds(text: &str) -> Result<String, &'static str> {
+    let parts: Vec<&str> = text.split(',').map(str::trim).collect();
+    let known = parts.iter().all(|part| *part == "None" || part.parse::<u64>().is_ok());
+    if known && matches!(parts.len(), 1 | 4) { Ok(text.to_owned()) } else { Err("it is one whole number, or four separated by commas") }
 }
 
 /// `key=value,key=value`, or a JSON object: the two forms lm-eval takes for `--model_args` and `--gen_kwargs`.
 ///
 /// # Errors
 /// Names the piece that has no `=` by its position only, since a value may be a secret.
-pub fn key_values(text: &str) -> Result<BTreeMap<String, String>, String> {
+pub(super) fn key_values(text: &str) -> Result<BTreeMap<String, String>, String> {
     if text.trim_start().starts_with('{') {
         let object: BTreeMap<String, serde_json::Value> =
             serde_json::from_str(text).map_err(|e| format!("not a JSON object: line {}, column {}", e.line(), e.column()))?;
@@ -257,50 +142,57 @@ mod tests {
 
     #[test]
     fn limits() {
-        let count = |n| Ok(Limit::Count(NonZeroUsize::new(n).expect("a case above 0")));
+        let count = |n| Ok(Limit::Count(n));
         for (text, expected) in [("1", count(1)), ("40", count(40)), ("10.0", count(10)), ("0.25", Ok(Limit::Fraction(0.25)))] {
-            assert_eq!(text.parse::<Limit>(), expected, "{text}");
+            assert_eq!(limit(text), expected, "{text}");
         }
         for text in ["0", "abc", "-1", "0.0", "1.5", "nan", "inf", "", "1e300", "99999999999999999999"] {
-            assert!(text.parse::<Limit>().is_err(), "{text}");
-        }
-        for (text, n, expected) in [("40", 10, 10), ("3", 10, 3), ("0.25", 10, 3), ("0.1", 10, 1), ("0.001", 10, 1), ("0.9", 0, 0)] {
-            assert_eq!(text.parse::<Limit>().unwrap().of(n), expected, "{text} of {n}");
+            assert!(limit(text).is_err(), "{text}");
         }
     }
 
     #[test]
     fn shards() {
-        assert_eq!("2/8".parse(), Ok(Shard { index: 2, count: 8 }));
+        assert_eq!(shard("2/8"), Ok(Shard { index: 2, count: 8 }));
         for text in ["0/8", "9/8", "1", "1/", "/2", "a/b", "-1/2", "1/2/3"] {
-            assert!(text.parse::<Shard>().is_err(), "{text}");
+            assert!(shard(text).is_err(), "{text}");
         }
     }
 
     #[test]
     fn failures_allowed() {
-        for (text, failed, total, exceeded) in [
-            ("0", 0, 9, false),
-            ("0", 1, 9, true),
-            ("1", 1, 9, false),
-            ("0.1", 1, 10, false),
-            ("0.1", 2, 10, true),
-            ("10%", 2, 10, true),
-            ("1.0", 10, 10, false),
+        for (text, expected) in [
+            ("0", MaxFailures::Count(0)),
+            ("7", MaxFailures::Count(7)),
+            ("0.25", MaxFailures::Ratio(0.25)),
+            ("25%", MaxFailures::Ratio(0.25)),
+            ("1.0", MaxFailures::Ratio(1.0)),
         ] {
-            assert_eq!(text.parse::<MaxFailures>().unwrap().exceeded(failed, total), exceeded, "{text}: {failed} of {total}");
+            assert_eq!(max_failures(text), Ok(expected), "{text}");
         }
         for text in ["-1", "1.5", "101%", "many", "nan", ""] {
-            assert!(text.parse::<MaxFailures>().is_err(), "{text}");
+            assert!(max_failures(text).is_err(), "{text}");
+        }
+    }
+
+    #[test]
+    fn suites_seeds_and_seconds() {
+        assert_eq!(suite("ja"), Ok("ja".to_owned()));
+        assert!(suite("mt-bench").unwrap_err().contains("not built yet"));
+        assert!(suite("jp").unwrap_err().contains("no such suite"));
+        for (text, good) in [("0", true), ("0,1234,None,1", true), ("1,2", false), ("x", false), ("-1", false)] {
+            assert_eq!(seeds(text).is_ok(), good, "{text}");
+        }
+        for (text, good) in [("0.5", true), ("600", true), ("0", false), ("-1", false), ("inf", false), ("1e30", false), ("soon", false)] {
+            assert_eq!(seconds(text).is_ok(), good, "{text}");
         }
     }
 
     #[test]
     fn selections_and_pairs() {
-        let selection: SampleSelection = r#"{"jemhopqa": [0, 5]}"#.parse().unwrap();
-        assert_eq!(selection.0["jemhopqa"], [0, 5]);
+        assert_eq!(samples(r#"{"jemhopqa": [0, 5]}"#).unwrap().0["jemhopqa"], [0, 5]);
         for text in [r#"{"jemhopqa": [-1]}"#, r#"{"jemhopqa": 3}"#, "{", "no/such/file.json"] {
-            assert!(text.parse::<SampleSelection>().is_err(), "{text}");
+            assert!(samples(text).is_err(), "{text}");
         }
         for text in ["pretrained=org/m,dtype=bfloat16", r#"{"pretrained": "org/m", "dtype": "bfloat16"}"#] {
             let pairs = key_values(text).unwrap();

@@ -1,9 +1,9 @@
 //! Means and intervals over the documents of a task.
 
-/// Python's `statistics.mean` over doubles in 0..=1: the exact sum of the doubles divided by n, correctly rounded once.
+/// Python's `statistics.mean`: the exact sum of the doubles divided by n, rounded once.
 ///
-/// Every finite double of magnitude at most 1 with an exponent of at least 2^-75 is a multiple of 2^-127/2^... small enough for the exact
-/// integer sum below; scores of this program are hundredths or 0/1, multiples of 2^-59. `None` for an empty sequence.
+/// Exact for values that are multiples of 2^-60, which every hundredth as a double is (0.01 is a multiple of 2^-59). `None` for an empty
+/// sequence.
 pub fn exact_mean(values: impl IntoIterator<Item = f64>) -> Option<f64> {
     let mut sum: i128 = 0;
     let mut n: i128 = 0;

@@ -1,1 +1,12 @@
-//! report
+//! Tables for people. A [`Table`](table::Table) is made from scores ([`one_run`], [`many_runs`]) and is the only input of every writer; a
+//! writer is a pure function from table to text.
+//!
+//! Not here: files, terminals (the caller says how wide one is), and arithmetic beyond the difference of two cells.
+
+pub mod csv;
+pub mod json;
+pub mod many_runs;
+pub mod markdown;
+pub mod one_run;
+pub mod table;
+pub mod terminal;

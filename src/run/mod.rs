@@ -1,1 +1,199 @@
-//! run
+//! The order of things. A run is [`plan`], then [`ask`], then [`score`]; this file reads as its contents page.
+
+pub mod ask;
+pub mod plan;
+pub mod score;
+
+use crate::engine::Engine;
+use crate::results::{
+    ResultsError,
+    journal::Answers,
+    requests::PlannedRequest,
+    run_dir::{RunDir, RunWriter},
+    samples::Sample,
+    scores::{Scores, TaskScore},
+    signature::Purpose,
+    spec::{RunSpec, Session, TaskSpec},
+};
+use crate::task::{Task, load::Suite};
+use ask::{AskError, Asking, Event};
+use plan::Plan;
+use std::collections::BTreeMap;
+use std::sync::atomic::AtomicBool;
+use std::time::Instant;
+
+/// How many failed requests a run may have and still count as complete.
+#[derive(Clone, Copy, Debug, PartialEq)]
+pub enum MaxFailures {
+    /// So many.
+    Count(u64),
+    /// This part of all requests, 0 to 1.
+    Ratio(f64),
+}
+
+impl MaxFailures {
+    /// Whether `failed` of `requests` are too many.
+    pub fn exceeded(self, failed: u64, requests: u64) -> bool {
+        match self {
+            MaxFailures::Count(n) => failed > n,
+            MaxFailures::Ratio(part) => failed as f64 > part * requests as f64,
+        }
+    }
+}
+
+/// What a run came to.
+#[derive(Clone, Debug)]
+pub struct Finished {
+    /// The numbers; `None` when the user stopped the run before every request was through.
+    pub scores: Option<Scores>,
+    /// Documents without an answer.
+    pub failed: u64,
+    /// Documents asked.
+    pub documents: u64,
+    /// A last line of the journal that a kill had cut short.
+    pub torn: Option<String>,
+}
+
+/// Everything a run needs once it is planned.
+pub struct Job<'j> {
+    /// What to ask.
+    pub plan: &'j Plan,
+    /// `run.json` as it will stand; sessions are added here.
+    pub spec: RunSpec,
+    /// Where everything goes.
+    pub writer: &'j RunWriter,
+    /// Who answers.
+    pub engine: &'j mut dyn Engine,
+    /// Set from outside (Ctrl-C).
+    pub cancel: &'j AtomicBool,
+    /// Told of progress.
+    pub onlooker: &'j dyn Fn(Event<'_>),
+}
+
+/// The entries of `run.json` for the tasks of a plan.
+pub fn task_specs(plan: &Plan) -> Vec<TaskSpec> {
+    let spec = |planned: &plan::PlannedTask| TaskSpec {
+        task: planned.task.name.clone(),
+        task_sha256: planned.task.sha256.clone(),
+        data_sha256: planned.data_sha256.clone(),
+        shots: planned.shots,
+        documents: planned.documents as u64,
+        documents_in_full: planned.in_full as u64,
+        overrides: planned.overrides.clone(),
+    };
+    plan.tasks.iter().map(spec).collect()
+}
+
+/// Asks what is open, scores what is there, writes every file. What was answered stays in the journal whatever happens.
+///
+/// # Errors
+/// [`AskError`]: a refusal or a dead engine, or an output that became unwritable.
+pub fn execute(job: Job<'_>) -> Result<Finished, AskError> {
+    let Job { plan, mut spec, writer, engine, cancel, onlooker } = job;
+    ask::check(&plan.tasks, engine)?;
+    let asked: Vec<PlannedRequest> = plan.tasks.iter().flat_map(|t| t.asked.iter().cloned()).collect();
+    let (mut journal, recovered) = writer.journal()?;
+    let torn = recovered.torn.map(|t| t.to_string());
+    let mut answers = Answers::of(recovered.outcomes);
+    let (started, mut session) = (Instant::now(), Session::begin());
+    writer.write_requests(&asked)?;
+    spec.timing.sessions.push(session.clone());
+    writer.write_spec(&spec)?;
+
+    let result = Asking { journal: &mut journal, answers: &mut answers, cancel, onlooker }.ask(&plan.tasks, engine)?;
+
+    session.end(started.elapsed(), result.answered, &result.stats);
+    spec.timing.sessions.pop();
+    spec.timing.sessions.push(session);
+    writer.write_spec(&spec)?;
+    if result.cancelled {
+        let documents = plan.tasks.iter().map(|t| t.documents as u64).sum();
+        return Ok(Finished { scores: None, failed: 0, documents, torn });
+    }
+    let tasks: Vec<Task> = plan.tasks.iter().map(|t| t.task.clone()).collect();
+    let mut finished = score_all(&plan.suite, &tasks, &spec, &asked, &answers, &plan.left_out, writer)?;
+    finished.torn = torn;
+    Ok(finished)
+}
+
+/// Scores a recorded run again: no model, no data set.
+///
+/// # Errors
+/// When a file of the run cannot be read or written.
+pub fn rescore(dir: &RunDir, suite: &Suite, tasks: &[Task], writer: &RunWriter) -> Result<Finished, ResultsError> {
+    let spec = dir.spec()?;
+    let asked = dir.requests()?;
+    let recovered = dir.responses()?;
+    let torn = recovered.torn.map(|t| t.to_string());
+    let mut finished = score_all(suite, tasks, &spec, &asked, &Answers::of(recovered.outcomes), &BTreeMap::new(), writer)?;
+    finished.torn = torn;
+    Ok(finished)
+}
+
+/// Scores every task of a run in the suite's order, explains the columns without a number, writes `samples.jsonl` and `scores.json`.
+fn score_all(
+    suite: &Suite,
+    tasks: &[Task],
+    spec: &RunSpec,
+    asked: &[PlannedRequest],
+    answers: &Answers,
+    left_out: &BTreeMap<String, String>,
+    writer: &RunWriter,
+) -> Result<Finished, ResultsError> {
+    let purpose = if spec.demo { Purpose::Demo } else { Purpose::Measurement };
+    let mut scored: BTreeMap<&str, TaskScore> = BTreeMap::new();
+    let mut samples: Vec<Sample> = Vec::new();
+    for requests in asked.chunk_by(|a, b| a.task == b.task) {
+        let name = &requests[0].task;
+        let (Some(task), Some(task_spec)) = (tasks.iter().find(|t| t.name == *name), spec.tasks.iter().find(|t| t.task == *name)) else {
+            continue;
+        };
+        let around = score::Circumstances { spec: task_spec, engine: &spec.engine, purpose };
+        let (score, of_task) = score::score_task(task, requests, answers, around);
+        scored.insert(&task.name, score);
+        samples.extend(of_task);
+    }
+    let failed = samples.iter().filter(|s| s.failure.is_some()).count() as u64;
+    let documents = samples.len() as u64;
+    let scores = Scores::new(&spec.protocol, &spec.suite, &spec.engine.model, spec.demo, columns(suite, tasks, scored, left_out));
+    writer.write_samples(&samples)?;
+    writer.write_scores(&scores)?;
+    Ok(Finished { scores: Some(scores), failed, documents, torn: None })
+}
+
+/// One entry for every column of the suite, with a number or the reason why there is none; then tasks of no column.
+fn columns(suite: &Suite, tasks: &[Task], mut scored: BTreeMap<&str, TaskScore>, left_out: &BTreeMap<String, String>) -> Vec<TaskScore> {
+    let mut all = Vec::new();
+    for column in &suite.columns {
+        let task = column.task.as_deref().unwrap_or_default();
+        all.push(scored.remove(task).unwrap_or_else(|| {
+            let metric = tasks.iter().find(|t| t.name == task).map(|t| t.file.headline.clone()).unwrap_or_default();
+            let why = match (left_out.get(task), &column.not_built) {
+                (Some(why), _) => why.clone(),
+                (None, Some(why)) => why.clone(),
+                (None, None) => "not asked in this run".to_owned(),
+            };
+            TaskScore::unavailable(task, &column.title, metric, why)
+        }));
+    }
+    all.extend(tasks.iter().filter_map(|t| scored.remove(t.name.as_str())));
+    all
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn failures_are_counted_against_their_limit() {
+        for (limit, failed, requests, expected) in [
+            (MaxFailures::Count(0), 0, 100, false),
+            (MaxFailures::Count(0), 1, 100, true),
+            (MaxFailures::Count(3), 3, 100, false),
+            (MaxFailures::Ratio(0.01), 1, 100, false),
+            (MaxFailures::Ratio(0.01), 2, 100, true),
+        ] {
+            assert_eq!(limit.exceeded(failed, requests), expected, "{limit:?} {failed}");
+        }
+    }
+}

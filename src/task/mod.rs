@@ -6,7 +6,80 @@ pub mod document;
 pub mod load;
 
 use crate::engine::{Bos, Cleanup, Decode, EndTokens, Sampling};
+use load::TaskError;
+use minijinja::{Environment, UndefinedBehavior};
 use serde::{Deserialize, Serialize};
+
+/// A task ready for use: the file's content, its name and hash, its templates compiled.
+#[derive(Clone, Debug)]
+pub struct Task {
+    /// File name without `.toml`: the name on the command line and in results.
+    pub name: String,
+    /// What the file says.
+    pub file: TaskFile,
+    /// SHA-256 of the file's text, hexadecimal.
+    pub sha256: String,
+    templates: Environment<'static>,
+}
+
+/// The templates a task file holds.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum TemplateName {
+    /// `document.input`.
+    Input,
+    /// `document.output`.
+    Output,
+    /// `prompt`.
+    Prompt,
+}
+
+impl TemplateName {
+    const ALL: [TemplateName; 3] = [TemplateName::Input, TemplateName::Output, TemplateName::Prompt];
+
+    fn key(self) -> &'static str {
+        match self {
+            TemplateName::Input => "input",
+            TemplateName::Output => "output",
+            TemplateName::Prompt => "prompt",
+        }
+    }
+
+    fn source(self, file: &TaskFile) -> &str {
+        match self {
+            TemplateName::Input => &file.document.input,
+            TemplateName::Output => &file.document.output,
+            TemplateName::Prompt => &file.prompt,
+        }
+    }
+}
+
+impl Task {
+    /// Compiles the templates; the error names the one that does not parse.
+    fn new(name: &str, file: TaskFile, sha256: String) -> Result<Self, (&'static str, minijinja::Error)> {
+        let mut templates = Environment::new();
+        templates.set_undefined_behavior(UndefinedBehavior::Strict);
+        templates.set_keep_trailing_newline(true);
+        for template in TemplateName::ALL {
+            let source = template.source(&file).to_owned();
+            templates.add_template_owned(template.key(), source).map_err(|e| (template.key(), e))?;
+        }
+        Ok(Task { name: name.to_owned(), file, sha256, templates })
+    }
+
+    /// Renders one template over `context`; `what` names the record or document in errors.
+    ///
+    /// # Errors
+    /// [`TaskError::Render`], for instance on an undefined name.
+    pub fn render(&self, template: TemplateName, context: impl Serialize, what: &str) -> Result<String, TaskError> {
+        let compiled = self.templates.get_template(template.key()).expect("compiled in `new`");
+        compiled.render(context).map_err(|e| TaskError::Render {
+            task: self.name.clone(),
+            template: template.key(),
+            record: what.to_owned(),
+            cause: e.to_string(),
+        })
+    }
+}
 
 /// A task file, as written. See `tasks/README.md` for a field by field description.
 #[derive(Clone, Debug, Deserialize)]
@@ -16,7 +89,7 @@ pub struct TaskFile {
     pub title: String,
     /// One paragraph: what is measured, paper, upstream file:line.
     pub about: String,
-    /// Names other harnesses use; the first is the name of the golden folder.
+    /// Names other harnesses use.
     pub aliases: Vec<String>,
     /// Manifest name: `datasets/<dataset>.toml`.
     pub dataset: String,

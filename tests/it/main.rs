@@ -1,1 +1,7 @@
-//! One integration-test binary.
+//! One integration-test binary; a module a topic.
+
+#![allow(missing_docs, clippy::unwrap_used, clippy::expect_used)]
+
+mod certify;
+mod results;
+mod support;

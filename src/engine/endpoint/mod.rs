@@ -1,1 +1,223 @@
-//! OpenAI-compatible servers.
+//! OpenAI-compatible servers: text in, text out over `/v1/completions`.
+//!
+//! A server is believed only as far as its probe goes ([`Capabilities`]): what it ignores or refuses is found out before the first
+//! request, by asking. Stop strings are always cut here, with the full list, whatever was sent. Which token ids end a generation is the
+//! server's own choice (usually generation_config.json's list); no route of `/v1/completions` can change that.
+//!
+//! Not here: log-likelihoods, chat routes, Azure's paths.
+
+mod balance;
+mod capabilities;
+mod http;
+mod probe;
+mod retry;
+mod serve;
+mod stops;
+mod url;
+mod wire;
+
+pub use capabilities::{Capabilities, Choices, Defaults, Effect, ModelName, Repeatable, ServerKind, SpecialTokens, StopText};
+pub use retry::Backoff;
+
+use super::{Bos, Engine, EngineError, Identity, Request, RequestKind, Sink, Stats};
+use balance::Pool;
+use serve::Asker;
+use std::{fmt, sync::Arc, time::Duration};
+use tokio::runtime::Runtime;
+
+/// A key or token. `Debug` shows nothing of it; it has no `Display` and is never serialised.
+#[derive(Clone)]
+pub struct Secret(String);
+
+impl Secret {
+    /// Keeps `text` less surrounding white space (a key read from a file often ends in a line feed).
+    pub fn new(text: impl AsRef<str>) -> Self {
+        Secret(text.as_ref().trim().to_owned())
+    }
+
+    fn expose(&self) -> &str {
+        &self.0
+    }
+}
+
+impl fmt::Debug for Secret {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str("Secret(***)")
+    }
+}
+
+/// Where the servers are and how hard they may be pressed.
+#[derive(Clone, Debug)]
+pub struct EndpointOptions {
+    /// Base URLs of equal servers, `http://host:8000/v1`. User-info in them is sent and never shown.
+    pub base_urls: Vec<String>,
+    /// Model name as the servers know it.
+    pub model: String,
+    /// Sent as `Authorization: Bearer …`.
+    pub api_key: Option<Secret>,
+    /// Most requests in flight, over all servers together; at least 1.
+    pub max_connections: usize,
+    /// Attempts after the first, for each request.
+    pub max_retries: u32,
+    /// Limit of one attempt, from sending to the last byte.
+    pub timeout: Duration,
+    /// Pauses between attempts where the server names none.
+    pub backoff: Backoff,
+}
+
+impl EndpointOptions {
+    /// 64 in flight, 5 retries, 10 minutes an attempt, pauses from 0.5 to 8 s, no key.
+    pub fn new(base_urls: Vec<String>, model: impl Into<String>) -> Self {
+        EndpointOptions {
+            base_urls,
+            model: model.into(),
+            api_key: None,
+            max_connections: 64,
+            max_retries: 5,
+            timeout: Duration::from_secs(600),
+            backoff: Backoff::default(),
+        }
+    }
+}
+
+/// One model behind one or more equal servers.
+pub struct Endpoint {
+    runtime: Runtime,
+    asker: Arc<Asker>,
+    identity: Identity,
+}
+
+impl Endpoint {
+    /// Connects to every base URL and probes it: about 25 short requests each, at most 16 tokens long.
+    ///
+    /// # Errors
+    /// A bad URL or key, a server that cannot be reached or lets us not in, a model that is not served, servers that are not of one kind.
+    pub fn connect(options: EndpointOptions) -> Result<Self, EngineError> {
+        if options.base_urls.is_empty() {
+            return Err(EngineError::with_hint("no base URL given", "name at least one, as http://host:8000/v1"));
+        }
+        let server = |text: &String| http::Server::new(url::BaseUrl::parse(text)?, options.api_key.as_ref());
+        let servers = options.base_urls.iter().map(server).collect::<Result<Vec<_>, _>>()?;
+        let runtime = tokio::runtime::Builder::new_multi_thread()
+            .worker_threads(2)
+            .thread_name("endpoint")
+            .enable_all()
+            .build()
+            .map_err(|e| EngineError::new(format!("cannot start the network threads: {e}")))?;
+        let pool = Arc::new(Pool::new(servers, aside(options.backoff)));
+        let capabilities = runtime.block_on(probe::all(&pool, &options))?;
+        let identity = Identity {
+            engine: "endpoint".to_owned(),
+            model: options.model.clone(),
+            capabilities: Some(serde_json::to_value(&capabilities).expect("capabilities are plain data")),
+            ..Identity::default()
+        };
+        let asker = Arc::new(Asker::new(pool, capabilities, options));
+        Ok(Endpoint { runtime, asker, identity })
+    }
+
+    /// What the probe found.
+    pub fn capabilities(&self) -> &Capabilities {
+        &self.asker.capabilities
+    }
+}
+
+/// How long a sick server is set aside: long enough not to waste attempts, short enough to use it again soon.
+fn aside(backoff: Backoff) -> Backoff {
+    Backoff { first: backoff.first * 2, longest: backoff.longest * 4 }
+}
+
+impl fmt::Debug for Endpoint {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("Endpoint").field("identity", &self.identity).finish_non_exhaustive()
+    }
+}
+
+impl Engine for Endpoint {
+    fn identity(&self) -> &Identity {
+        &self.identity
+    }
+
+    fn refusal(&self, request: &Request) -> Option<EngineError> {
+        refusal(request, &self.asker.capabilities)
+    }
+
+    fn serve(&mut self, requests: &[Request], sink: &mut Sink<'_>) -> Result<Stats, EngineError> {
+        self.runtime.block_on(serve::run(&self.asker, requests, sink))
+    }
+}
+
+/// Why servers with these capabilities cannot answer `request` as its protocol wants it.
+fn refusal(request: &Request, capabilities: &Capabilities) -> Option<EngineError> {
+    let RequestKind::Generate(generate) = &request.kind else {
+        return Some(EngineError::with_hint(
+            "log-likelihoods are not available over an endpoint: this version has no adapter for a server's prompt log-probabilities",
+            "run this task in-process (--model with a directory or hub id and no --base-url)",
+        ));
+    };
+    if generate.rules.bos == Bos::Never && capabilities.special_tokens == SpecialTokens::AsTokenizer {
+        return Some(EngineError::with_hint(
+            "the task wants a prompt without special tokens, and the server was not seen to leave them out (add_special_tokens: false)",
+            "vLLM can, or run this task in-process",
+        ));
+    }
+    let sampling = &generate.sampling;
+    let sampled = sampling.temperature > 0.0;
+    let needed = [
+        ("top_p", sampling.top_p.to_string(), sampled && sampling.top_p < 1.0, capabilities.top_p),
+        ("top_k", sampling.top_k.to_string(), sampled && sampling.top_k > 0, capabilities.top_k),
+        (
+            "repetition_penalty",
+            sampling.repetition_penalty.to_string(),
+            sampling.repetition_penalty != 1.0,
+            capabilities.repetition_penalty,
+        ),
+    ];
+    needed.into_iter().find(|(.., needed, effect)| *needed && *effect != Effect::Seen).map(|(name, value, ..)| {
+        EngineError::with_hint(
+            format!("the task wants {name} {value}, and the server was not seen to honour {name}"),
+            "use a server that does (vLLM), or run this task in-process",
+        )
+    })
+}
+
+#[cfg(test)]
+mod tests {
+    use super::wire::tests::{capabilities, request};
+    use super::*;
+    use crate::engine::{LogLikelihood, Sampling, TokenRules};
+
+    #[test]
+    fn secrets_do_not_show() {
+        let options = EndpointOptions { api_key: Some(Secret::new(" sk-secret\n")), ..EndpointOptions::new(vec![], "m") };
+        assert_eq!(options.api_key.as_ref().unwrap().expose(), "sk-secret");
+        assert!(!format!("{options:?}").contains("sk-secret"));
+    }
+
+    #[test]
+    fn what_a_server_cannot_do_is_refused_by_name() {
+        let mut weak = capabilities(ServerKind::Other);
+        (weak.top_p, weak.top_k, weak.repetition_penalty) = (Effect::Seen, Effect::Unseen, Effect::Absent);
+        weak.special_tokens = SpecialTokens::AsTokenizer;
+        let plain = request(&[], &[]);
+        let sampling = |s: Sampling| Request::new(RequestKind::Generate(super::super::Generate { sampling: s, ..plain.clone() }));
+        let rules = TokenRules { bos: Bos::Never, ..plain.rules.clone() };
+        let never = Request::new(RequestKind::Generate(super::super::Generate { rules: rules.clone(), ..plain.clone() }));
+        let scored = RequestKind::LogLikelihood(LogLikelihood { context: "a".into(), continuations: vec!["b".into()], rules });
+        for (request, expected) in [
+            (sampling(Sampling::GREEDY), None),
+            (sampling(Sampling { top_k: 5, ..Sampling::GREEDY }), None),
+            (sampling(Sampling { top_p: 0.9, temperature: 0.2, ..Sampling::GREEDY }), None),
+            (sampling(Sampling { top_k: 5, temperature: 0.2, ..Sampling::GREEDY }), Some("top_k 5")),
+            (sampling(Sampling { repetition_penalty: 1.05, ..Sampling::GREEDY }), Some("repetition_penalty 1.05")),
+            (never, Some("without special tokens")),
+            (Request::new(scored), Some("log-likelihoods")),
+        ] {
+            let message = refusal(&request, &weak).map(|e| e.message);
+            match expected {
+                None => assert_eq!(message, None),
+                Some(part) => assert!(message.as_ref().is_some_and(|m| m.contains(part)), "{message:?}"),
+            }
+        }
+    }
+}

@@ -1,0 +1,276 @@
+//! Many requests in flight, each retried by the rules, outcomes pushed as they come.
+//!
+//! A request that fails for good is recorded and the others go on. Whether it is the request or the server that is at fault is not
+//! guessed from counts: a plain request that the probe saw answered is asked once more. If no server answers that either, the run stops.
+
+use super::EndpointOptions;
+use super::balance::Pool;
+use super::capabilities::{Capabilities, Choices};
+use super::http::{Class, Fault, Server};
+use super::retry::Again;
+use super::{probe, refusal, wire};
+use crate::engine::{
+    EngineError, Finish, Generate, Generated, Outcome, Output, Request, RequestFailure, RequestKind, Response, Sink, Stats,
+};
+use std::collections::{BTreeMap, VecDeque};
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::time::Duration;
+use tokio::task::JoinSet;
+
+/// How often a run that waits for answers looks whether it was cancelled.
+const CANCEL_POLL: Duration = Duration::from_millis(50);
+
+/// Everything an attempt needs, shared by all of them.
+pub(super) struct Asker {
+    pool: Arc<Pool>,
+    pub(super) capabilities: Capabilities,
+    options: EndpointOptions,
+    /// Set when a server gave fewer choices than the probe promised: from then on every sample is asked alone.
+    one_by_one: AtomicBool,
+}
+
+/// One HTTP request to make: one prompt, one sample or several with consecutive seeds.
+struct Job {
+    samples: Vec<Request>,
+}
+
+/// What became of a [`Job`].
+enum Done {
+    /// Outcomes, their cost, and samples that are still to be asked.
+    Answered { outcomes: Vec<Outcome>, stats: Stats, rest: Vec<Request> },
+    /// Nothing can be answered any more.
+    Dead(EngineError),
+}
+
+/// Serves all requests; see [`crate::engine::Engine::serve`].
+pub(super) async fn run(asker: &Arc<Asker>, requests: &[Request], sink: &mut Sink<'_>) -> Result<Stats, EngineError> {
+    let sent = || asker.pool.servers().iter().map(Server::sent).sum::<u64>();
+    let before = sent();
+    let mut stats = Stats::default();
+    let mut queue = VecDeque::from(jobs(requests, &asker.capabilities));
+    let mut running = JoinSet::new();
+    while !sink.cancelled() {
+        while running.len() < asker.options.max_connections.max(1)
+            && let Some(job) = queue.pop_front()
+        {
+            running.spawn(Arc::clone(asker).answer(job));
+        }
+        let done = match tokio::time::timeout(CANCEL_POLL, running.join_next()).await {
+            Err(_) => continue,
+            Ok(None) => break,
+            Ok(Some(Ok(done))) => done,
+            Ok(Some(Err(e))) => match e.try_into_panic() {
+                Ok(panic) => std::panic::resume_unwind(panic),
+                Err(e) => return Err(EngineError::new(format!("a network task ended early: {e}"))),
+            },
+        };
+        let (outcomes, rest) = match done {
+            Done::Dead(error) => return Err(error),
+            Done::Answered { outcomes, stats: cost, rest } => {
+                stats.add(&cost);
+                (outcomes, rest)
+            }
+        };
+        rest.into_iter().rev().for_each(|r| queue.push_front(Job { samples: vec![r] }));
+        if outcomes.into_iter().any(|o| sink.push(o).is_break()) {
+            break;
+        }
+    }
+    // Dropping the set closes the connections of what is still in flight.
+    drop(running);
+    stats.http_requests = sent() - before;
+    Ok(stats)
+}
+
+/// One job for each request; samples of one prompt whose seeds follow each other become one where the server gives choice `i` the
+/// seed `s + i`, so that joining them changes no text.
+fn jobs(requests: &[Request], capabilities: &Capabilities) -> Vec<Job> {
+    let most = if capabilities.choices == Choices::SeedPlusIndex { capabilities.max_choices as usize } else { 1 };
+    let mut prompts: BTreeMap<_, Vec<(u64, usize)>> = BTreeMap::new();
+    let mut groups: Vec<Vec<usize>> = Vec::new();
+    for (at, request) in requests.iter().enumerate() {
+        match &request.kind {
+            RequestKind::Generate(g) if most > 1 && g.sampling.temperature > 0.0 => {
+                let mut same = g.clone();
+                (same.sample, same.sampling.seed) = (0, 0);
+                prompts.entry(Request::new(RequestKind::Generate(same)).id).or_default().push((wire::wire_seed(g.sampling.seed), at));
+            }
+            _ => groups.push(vec![at]),
+        }
+    }
+    for mut samples in prompts.into_values() {
+        samples.sort_unstable();
+        let runs = samples.chunk_by(|(a, _), (b, _)| a + 1 == *b);
+        groups.extend(runs.flat_map(|run| run.chunks(most)).map(|part| part.iter().map(|(_, at)| *at).collect()));
+    }
+    groups.sort_by_key(|group| group.iter().copied().min());
+    groups.into_iter().map(|group| Job { samples: group.into_iter().map(|at| requests[at].clone()).collect() }).collect()
+}
+
+impl Asker {
+    pub(super) fn new(pool: Arc<Pool>, capabilities: Capabilities, options: EndpointOptions) -> Self {
+        Asker { pool, capabilities, options, one_by_one: AtomicBool::new(false) }
+    }
+
+    async fn answer(self: Arc<Self>, job: Job) -> Done {
+        let first = &job.samples[0];
+        if let Some(error) = refusal(first, &self.capabilities) {
+            let outcomes = job.samples.iter().map(|r| failed(r, error.message.clone(), 0)).collect();
+            return Done::Answered { outcomes, stats: Stats::default(), rest: vec![] };
+        }
+        let RequestKind::Generate(generate) = &first.kind else { unreachable!("refusal() lets only generations pass") };
+        if generate.max_new_tokens == 0 {
+            // Servers answer `max_tokens: 0` with an error, one token, or no limit at all.
+            let outcomes = job.samples.iter().map(|r| answered(r, nothing())).collect();
+            return Done::Answered { outcomes, stats: Stats::default(), rest: vec![] };
+        }
+        if job.samples.len() > 1 && self.one_by_one.load(Ordering::Relaxed) {
+            return Done::Answered { outcomes: vec![], stats: Stats::default(), rest: job.samples };
+        }
+        let asked = self.ask(generate, u32::try_from(job.samples.len()).unwrap_or(u32::MAX)).await;
+        match asked {
+            Ok(answer) => self.finish(job.samples, answer),
+            Err((fault, _)) if job.samples.len() > 1 && fault.class == Class::Refused => {
+                self.one_by_one.store(true, Ordering::Relaxed);
+                Done::Answered { outcomes: vec![], stats: Stats::default(), rest: job.samples }
+            }
+            Err((fault, attempts)) => match self.dead(&fault).await {
+                Some(error) => Done::Dead(error),
+                None => {
+                    let outcomes = job.samples.iter().map(|r| failed(r, fault.message.clone(), attempts)).collect();
+                    Done::Answered { outcomes, stats: Stats::default(), rest: vec![] }
+                }
+            },
+        }
+    }
+
+    /// Asks until there is an answer, the answer is final, or the attempts are used up; then says how many there were.
+    async fn ask(&self, generate: &Generate, n: u32) -> Result<wire::Answer, (Fault, u32)> {
+        // One body for every server and every attempt: neither balancing nor concurrency changes what is asked.
+        let body = wire::body(&self.options.model, generate, n, &self.capabilities).to_string().into_bytes();
+        let mut pauses = self.options.backoff.pauses();
+        let (mut attempts, mut avoid) = (0, None);
+        loop {
+            let lease = self.pool.acquire(avoid).await;
+            let (server, index) = (lease.server(), lease.index);
+            attempts += 1;
+            let result = post(server, body.clone(), self.options.timeout).await;
+            lease.report(result.as_ref().err());
+            let fault = match result {
+                Ok(answer) => return Ok(answer),
+                Err(fault) => fault,
+            };
+            if fault.again == Again::No || attempts > self.options.max_retries {
+                return Err((fault, attempts));
+            }
+            avoid = Some(index);
+            let pause = pauses.next().unwrap_or_default();
+            match fault.again {
+                Again::After(wished) => tokio::time::sleep(wished).await,
+                // Another server can take it at once.
+                _ if fault.class == Class::Unreachable && self.pool.has_other(index) => {}
+                _ => tokio::time::sleep(pause).await,
+            }
+        }
+    }
+
+    /// Pairs choices with samples; samples without a choice are to be asked alone.
+    fn finish(&self, samples: Vec<Request>, answer: wire::Answer) -> Done {
+        let usage = answer.usage;
+        let mut stats = Stats {
+            shared_tokens: u64::from(usage.cached()),
+            prefill_tokens: u64::from(usage.prompt_tokens.unwrap_or(0).saturating_sub(usage.cached())),
+            decode_tokens: u64::from(usage.completion_tokens.unwrap_or(0)),
+            ..Stats::default()
+        };
+        // Counts of several choices cannot be told apart (and llama-server counts only the first).
+        let alone = samples.len() == 1;
+        let usage = wire::Usage { completion_tokens: usage.completion_tokens.filter(|_| alone), ..usage };
+        let mut outcomes = Vec::with_capacity(samples.len());
+        let mut choices = answer.choices.into_iter();
+        let mut samples = samples.into_iter();
+        for (request, choice) in samples.by_ref().zip(choices.by_ref()) {
+            let RequestKind::Generate(generate) = &request.kind else { unreachable!("a job holds generations") };
+            outcomes.push(answered(&request, wire::generated(choice, &usage, generate, &self.capabilities)));
+        }
+        let rest: Vec<Request> = samples.collect();
+        if !rest.is_empty() {
+            self.one_by_one.store(true, Ordering::Relaxed);
+            stats.shared_tokens = 0;
+        }
+        Done::Answered { outcomes, stats, rest }
+    }
+
+    /// Whether no server answers a plain request either. What a server read and refused says nothing against the server.
+    async fn dead(&self, fault: &Fault) -> Option<EngineError> {
+        if matches!(fault.class, Class::Refused | Class::Busy) {
+            return None;
+        }
+        let body = probe::plain(&self.options.model, &self.capabilities).to_string().into_bytes();
+        let mut last = None;
+        for server in self.pool.servers() {
+            match post(server, body.clone(), probe::limit(&self.options)).await {
+                Ok(_) => return None,
+                Err(f) if f.class == Class::Busy => return None,
+                Err(f) => last = Some(f),
+            }
+        }
+        last.map(|f| EngineError { message: format!("no server answers any more: {}", f.message), ..probe::engine_error(&f) })
+    }
+}
+
+/// One attempt.
+pub(super) async fn post(server: &Server, body: Vec<u8>, limit: Duration) -> Result<wire::Answer, Fault> {
+    let reply = server.post(server.base.api("completions"), body, limit).await?;
+    wire::parse(&reply.body).map_err(|what| server.garbage(&what))
+}
+
+fn failed(request: &Request, message: String, attempts: u32) -> Outcome {
+    Err(RequestFailure { id: request.id.clone(), message, attempts })
+}
+
+fn answered(request: &Request, generated: Generated) -> Outcome {
+    Ok(Response { id: request.id.clone(), output: Output::Generated(generated) })
+}
+
+/// The answer of no tokens.
+fn nothing() -> Generated {
+    Generated { text: String::new(), token_ids: None, finish: Finish::Length, prompt_tokens: None, new_tokens: Some(0), notes: vec![] }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::super::ServerKind;
+    use super::*;
+    use crate::engine::Sampling;
+
+    fn sample(prompt: &str, sample: u32, seed: u64, temperature: f64) -> Request {
+        let plain = wire::tests::request(&[], &[]);
+        let sampling = Sampling { temperature, seed, ..Sampling::GREEDY };
+        Request::new(RequestKind::Generate(Generate { prompt: prompt.into(), sample, sampling, ..plain }))
+    }
+
+    #[test]
+    fn only_consecutive_seeds_of_one_prompt_are_joined() {
+        let requests = [
+            sample("a", 0, 7, 1.0),
+            sample("b", 0, 8, 1.0),
+            sample("a", 1, 8, 1.0),
+            sample("a", 2, 9, 1.0),
+            sample("a", 3, 20, 1.0),
+            sample("c", 0, 1, 0.0),
+            sample("c", 1, 2, 0.0),
+        ];
+        let mut capabilities = wire::tests::capabilities(ServerKind::Vllm);
+        let shape = |capabilities: &Capabilities| {
+            let at = |r: &Request| requests.iter().position(|q| q.id == r.id).unwrap();
+            jobs(&requests, capabilities).iter().map(|j| j.samples.iter().map(at).collect()).collect::<Vec<Vec<usize>>>()
+        };
+        assert_eq!(shape(&capabilities), [vec![0, 2, 3], vec![1], vec![4], vec![5], vec![6]]);
+        capabilities.max_choices = 2;
+        assert_eq!(shape(&capabilities), [vec![0, 2], vec![1], vec![3], vec![4], vec![5], vec![6]]);
+        capabilities.choices = Choices::Unseeded;
+        assert_eq!(shape(&capabilities), [[0], [1], [2], [3], [4], [5], [6]]);
+    }
+}

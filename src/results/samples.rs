@@ -1,0 +1,40 @@
+//! `samples.jsonl`: a line a document, with everything that became of it.
+//!
+//! `{"v":1,"task":"jemhopqa","doc_id":"jemhopqa/test/0","request":"<32 hex>","prompt_sha256":"<64 hex>","response":"...","answer":"...",
+//! "reference":["..."],"scores":{"char_f1":0.73},"failure":null,"notes":["near_tie"]}`
+
+use crate::engine::{Note, RequestId};
+use serde::{Deserialize, Serialize};
+use std::collections::BTreeMap;
+
+/// Number of the `samples.jsonl` format.
+pub const FORMAT: u32 = 1;
+
+/// One document of one task.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+pub struct Sample {
+    /// Task name.
+    pub task: String,
+    /// Document, unique in its task.
+    pub doc_id: String,
+    /// Group the document counts in (`stem`), where the benchmark has groups.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub group: Option<String>,
+    /// Key of its request, and of its line in `responses.jsonl`.
+    pub request: RequestId,
+    /// SHA-256 of the prompt's UTF-8 bytes, hex.
+    pub prompt_sha256: String,
+    /// The text as the engine gave it; `null` when the request failed.
+    pub response: Option<String>,
+    /// What was extracted from it and scored; `null` when the request failed.
+    pub answer: Option<String>,
+    /// Accepted answers.
+    pub reference: Vec<String>,
+    /// Score by metric. A failed request has the score of a wrong answer.
+    pub scores: BTreeMap<String, f64>,
+    /// Why there is no response; `null` when there is one.
+    pub failure: Option<String>,
+    /// What a reader of the score should know.
+    #[serde(default)]
+    pub notes: Vec<Note>,
+}

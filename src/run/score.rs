@@ -1,0 +1,175 @@
+//! Everything right of the journal: answers, scores, aggregates. A function of the run directory's content that can be repeated at will.
+
+use crate::answer::{self, Answer};
+use crate::engine::{Identity, Note, Output, RequestKind};
+use crate::metric::{self, Evidence, Metric, Reference, Score, aggregate};
+use crate::results::{
+    journal::Answers,
+    requests::PlannedRequest,
+    samples::Sample,
+    scores::{GroupScore, TaskScore},
+    signature::{Coverage, Parts, Purpose, signature},
+    spec::TaskSpec,
+};
+use crate::task::{Task, load::PROTOCOL};
+use sha2::{Digest, Sha256};
+use std::collections::{BTreeMap, BTreeSet};
+
+/// What the score of a task depends on besides its answers.
+#[derive(Clone, Copy, Debug)]
+pub struct Circumstances<'c> {
+    /// The task's entry in `run.json`.
+    pub spec: &'c TaskSpec,
+    /// Who answered.
+    pub engine: &'c Identity,
+    /// Whether the numbers mean anything.
+    pub purpose: Purpose,
+}
+
+/// Scores one task. `asked` are its requests in protocol order, those of one document together.
+pub fn score_task(task: &Task, asked: &[PlannedRequest], answers: &Answers, around: Circumstances<'_>) -> (TaskScore, Vec<Sample>) {
+    let metrics: Vec<&'static dyn Metric> = task.file.metrics.iter().filter_map(|name| metric::by_name(name)).collect();
+    let mut samples = Vec::new();
+    let mut scores: BTreeMap<&str, Vec<Score>> = BTreeMap::new();
+    for document in asked.chunk_by(|a, b| a.doc_id == b.doc_id) {
+        let (sample, of_document) = score_document(task, document, answers, &metrics);
+        for (metric, score) in metrics.iter().zip(of_document) {
+            scores.entry(metric.name()).or_default().push(score);
+        }
+        samples.push(sample);
+    }
+    let score = aggregate_task(task, &samples, &scores, around);
+    (score, samples)
+}
+
+/// One document: its sample and its scores, one a metric. A failed request has the score of an empty answer, and is marked.
+fn score_document(task: &Task, document: &[PlannedRequest], answers: &Answers, metrics: &[&'static dyn Metric]) -> (Sample, Vec<Score>) {
+    let PlannedRequest { doc_id, group, reference, request, .. } = &document[0];
+    let reference = Reference { texts: reference.clone() };
+    let response = answers.responses.get(&request.id);
+    let (text, notes, answer) = match (&request.kind, response.map(|r| &r.output)) {
+        (RequestKind::Generate(asked), Some(Output::Generated(generated))) => {
+            let Answer::Text(answer) = answer::extract(task, &answer::decoded(asked, generated));
+            (Some(generated.text.clone()), generated.notes.clone(), Some(answer))
+        }
+        _ => (None, Vec::new(), None),
+    };
+    let failure = match (&answer, answers.failures.get(&request.id)) {
+        (Some(_), _) => None,
+        (None, Some(failure)) => Some(failure.message.clone()),
+        (None, None) => Some("not asked yet".to_owned()),
+    };
+    let evidence: Vec<Evidence> = answer.iter().cloned().map(Evidence::Text).collect();
+    let scores: Vec<Score> = metrics.iter().map(|m| m.score(&reference, &evidence)).collect();
+    let sample = Sample {
+        task: task.name.clone(),
+        doc_id: doc_id.clone(),
+        group: (!group.is_empty()).then(|| group.clone()),
+        request: request.id.clone(),
+        prompt_sha256: prompt_sha256(&request.kind),
+        response: text,
+        answer,
+        reference: reference.texts,
+        scores: metrics.iter().zip(&scores).map(|(m, s)| (m.name().to_owned(), s.value)).collect(),
+        failure,
+        notes,
+    };
+    (sample, scores)
+}
+
+fn prompt_sha256(kind: &RequestKind) -> String {
+    let text = match kind {
+        RequestKind::Generate(generate) => &generate.prompt,
+        RequestKind::LogLikelihood(scored) => &scored.context,
+    };
+    Sha256::digest(text).iter().map(|b| format!("{b:02x}")).collect()
+}
+
+fn aggregate_task(task: &Task, samples: &[Sample], scores: &BTreeMap<&str, Vec<Score>>, around: Circumstances<'_>) -> TaskScore {
+    let headline = metric::by_name(&task.file.headline).expect("checked when the task was loaded");
+    let values = |metric: &str| scores.get(metric).map(Vec::as_slice).unwrap_or_default();
+    let of_headline = values(headline.name());
+    let others = task.file.metrics.iter().filter(|m| **m != task.file.headline).filter_map(|name| {
+        let metric = metric::by_name(name)?;
+        Some((name.clone(), metric.aggregate(values(name))?))
+    });
+    let departures: Vec<String> = around.spec.overrides.iter().map(|(name, value)| format!("{name}={value}")).collect();
+    let n = samples.len() as u64;
+    TaskScore {
+        task: task.name.clone(),
+        title: task.file.title.clone(),
+        metric: task.file.headline.clone(),
+        value: headline.aggregate(of_headline),
+        n,
+        documents_in_full: Some(around.spec.documents_in_full),
+        failed: samples.iter().filter(|s| s.failure.is_some()).count() as u64,
+        half_width_95: aggregate::half_width_95(&of_headline.iter().map(|s| s.value).collect::<Vec<_>>()),
+        others: others.collect(),
+        groups: groups(headline, samples, of_headline),
+        signature: sign(task, n, &departures, around),
+        departures,
+        warnings: warnings(samples),
+        unavailable: None,
+    }
+}
+
+fn sign(task: &Task, n: u64, departures: &[String], around: Circumstances<'_>) -> String {
+    signature(&Parts {
+        protocol: PROTOCOL,
+        task: &task.name,
+        shots: around.spec.shots,
+        metric: &task.file.headline,
+        n,
+        task_sha256: &around.spec.task_sha256,
+        data_sha256: &around.spec.data_sha256,
+        engine: around.engine,
+        protocol_dtype: &task.file.dtype,
+        // None of the tasks of this version has an upstream defect.
+        defects: None,
+        coverage: if n < around.spec.documents_in_full { Coverage::Partial } else { Coverage::Full },
+        off_protocol: departures,
+        purpose: around.purpose,
+    })
+}
+
+/// Aggregates along every prefix of the documents' group paths.
+fn groups(metric: &dyn Metric, samples: &[Sample], scores: &[Score]) -> Vec<GroupScore> {
+    let mut members: BTreeMap<&str, Vec<Score>> = BTreeMap::new();
+    for (sample, score) in samples.iter().zip(scores) {
+        let Some(path) = sample.group.as_deref() else { continue };
+        let ends = path.match_indices('/').map(|(at, _)| at).chain([path.len()]);
+        for end in ends {
+            members.entry(&path[..end]).or_default().push(score.clone());
+        }
+    }
+    members
+        .into_iter()
+        .map(|(path, scores)| GroupScore {
+            path: path.to_owned(),
+            metric: metric.name().to_owned(),
+            value: metric.aggregate(&scores),
+            n: scores.len() as u64,
+        })
+        .collect()
+}
+
+/// What a reader of the number should know, one sentence a kind.
+fn warnings(samples: &[Sample]) -> Vec<String> {
+    let mut warnings = Vec::new();
+    for (note, what) in [
+        (Note::BeyondContext, "reached positions beyond max_position_embeddings (computed as transformers does)"),
+        (Note::NearTie, "had a near tie: another device or batch may answer otherwise"),
+        (Note::CutByServer, "were cut by the server before the protocol's limit"),
+    ] {
+        let count = samples.iter().filter(|s| s.notes.contains(&note)).count();
+        if count > 0 {
+            warnings.push(format!("{count} of {} answers {what}", samples.len()));
+        }
+    }
+    let failures: BTreeSet<&str> = samples.iter().filter_map(|s| s.failure.as_deref()).collect();
+    if let Some(first) = failures.first() {
+        let count = samples.iter().filter(|s| s.failure.is_some()).count();
+        warnings.push(format!("{count} of {} documents have no answer and count as wrong; the first reason: {first}", samples.len()));
+    }
+    warnings
+}

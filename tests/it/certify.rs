@@ -1,0 +1,254 @@
+//! Parity with the recorded goldens, and the proof that certify sees every change in what it compares.
+
+use crate::support::folder_of;
+use serde_json::Value;
+use std::collections::BTreeSet;
+use std::fs;
+use std::path::{Path, PathBuf};
+use swallow_eval::certify::{self, Inputs, report::Folder};
+use swallow_eval::dataset::{manifest::Manifest, store::Store};
+
+/// Goldens written by us.
+fn committed() -> PathBuf {
+    Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/golden")
+}
+
+fn replay(dir: &Path, store: Option<&Store>) -> certify::Report {
+    let records = |dataset: &str, split: &str| {
+        let manifest = Manifest::builtin(dataset).map_err(|e| e.to_string())?;
+        store.expect("asked only with a store").records(&manifest, split).map_err(|e| e.to_string())
+    };
+    let data: Option<certify::llm_jp::Data<'_>> = if store.is_some() { Some(&records) } else { None };
+    certify::run(dir, &Inputs { data, progress: &|_| {} }).unwrap_or_else(|e| panic!("{}: {e}", dir.display()))
+}
+
+fn assert_certified(report: &certify::Report) {
+    for folder in &report.folders {
+        assert_eq!(folder.mismatches.first(), None, "{}", folder.name);
+        assert!(folder.rows > 0 && folder.fields() > 0, "{} compared nothing", folder.name);
+    }
+}
+
+#[test]
+fn committed_goldens() {
+    let report = replay(&committed(), Some(&Store::samples()));
+    assert_certified(&report);
+    let names: Vec<&str> = report.folders.iter().map(|f| f.name.as_str()).collect();
+    for needed in ["ja-llmjp/_metrics", "ja-llmjp/jmmlu", "pyrandom"] {
+        assert!(names.contains(&needed), "{names:?}");
+    }
+    for folder in report.folders.iter().filter(|f| f.name.starts_with("ja-llmjp")) {
+        assert_eq!(folder.left_out, Vec::<String>::new(), "{}", folder.name);
+    }
+}
+
+#[test]
+fn recorded_goldens() {
+    let Some(golden) = folder_of("SWALLOW_EVAL_GOLDEN") else { return };
+    let store = folder_of("SWALLOW_EVAL_DATA").map(|mirror| Store::mirror_only(&mirror));
+    let report = replay(&golden, store.as_ref());
+    assert_certified(&report);
+    eprintln!("certified: {} rows, {} fields", report.rows(), report.fields());
+    eprintln!("not built yet: {} folders ({})", report.not_built.len(), report.not_built.join(", "));
+}
+
+#[test]
+fn what_is_not_understood_is_an_error() {
+    let dir = tempfile::tempdir().unwrap();
+    let run = |path: &Path| certify::run(path, &Inputs { data: None, progress: &|_| {} }).map(|r| r.rows()).map_err(|e| e.to_string());
+    assert!(run(&dir.path().join("nothing")).unwrap_err().contains("is missing"));
+    assert!(run(dir.path()).unwrap_err().contains("is not a golden folder"));
+    fs::create_dir_all(dir.path().join("ja-llmjp/chess")).unwrap();
+    assert!(run(dir.path()).unwrap_err().contains("chess is not a golden folder"));
+    let task = dir.path().join("ja-llmjp/jemhopqa");
+    fs::rename(dir.path().join("ja-llmjp/chess"), &task).unwrap();
+    assert!(run(&task).unwrap_err().contains("fewshot.json is missing"));
+    fs::write(task.join("scoring_v2.jsonl"), "").unwrap();
+    assert!(run(&task).unwrap_err().contains("scoring_v2.jsonl is not a file of a golden folder of kind 'ja-llmjp'"));
+    fs::remove_file(task.join("scoring_v2.jsonl")).unwrap();
+    copy(&committed().join("ja-llmjp/jemhopqa"), &task);
+    let scoring = fs::read_to_string(task.join("scoring.jsonl")).unwrap();
+    fs::write(task.join("scoring.jsonl"), scoring.replacen("\"extracted\"", "\"extract\"", 1)).unwrap();
+    assert!(run(&task).unwrap_err().contains("scoring.jsonl, line 1: 'extract' is not a field"));
+    fs::write(task.join("scoring.jsonl"), format!("{{\n{scoring}")).unwrap();
+    assert!(run(&task).unwrap_err().contains("scoring.jsonl, line 1: EOF"));
+    fs::create_dir(dir.path().join("code")).unwrap();
+    assert!(run(&dir.path().join("code")).unwrap_err().contains("not built"));
+}
+
+/// Copies the files of one folder.
+fn copy(from: &Path, to: &Path) {
+    fs::create_dir_all(to).unwrap();
+    for entry in fs::read_dir(from).unwrap() {
+        let entry = entry.unwrap();
+        if entry.path().is_dir() {
+            copy(&entry.path(), &to.join(entry.file_name()));
+        } else {
+            fs::copy(entry.path(), to.join(entry.file_name())).unwrap();
+        }
+    }
+}
+
+/// One field to damage: the file, the JSON pointer inside a row (or the whole file), and the name certify must report.
+struct Field {
+    file: &'static str,
+    pointer: String,
+    name: String,
+}
+
+fn field(file: &'static str, pointer: &str, name: &str) -> Field {
+    Field { file, pointer: pointer.into(), name: name.into() }
+}
+
+/// Changes one character of a JSON value: the last of a text, the last digit of a number, the first such value of a list or object.
+fn damage(value: &mut Value) {
+    match value {
+        Value::String(text) => {
+            let last = text.pop();
+            text.push(if last == Some('x') { 'y' } else { 'x' });
+        }
+        Value::Number(number) => {
+            let text = number.to_string();
+            let (head, last) = text.split_at(text.len() - 1);
+            let other = if last == "1" { "2" } else { "1" };
+            *value = serde_json::from_str(&format!("{head}{other}")).unwrap();
+        }
+        Value::Bool(flag) => *flag = !*flag,
+        Value::Null => *value = Value::from(1),
+        Value::Array(items) if items.is_empty() => items.push(Value::from("x")),
+        Value::Array(items) => damage(items.last_mut().unwrap()),
+        Value::Object(fields) => damage(fields.values_mut().next_back().unwrap()),
+    }
+}
+
+/// Damages `pointer` in the first row of the file that has it, and writes the file.
+fn damage_file(path: &Path, pointer: &str) {
+    let text = fs::read_to_string(path).unwrap();
+    if path.extension().is_some_and(|e| e == "json") {
+        let mut object: Value = serde_json::from_str(&text).unwrap();
+        damage(object.pointer_mut(pointer).unwrap_or_else(|| panic!("{} has {pointer}", path.display())));
+        return fs::write(path, object.to_string()).unwrap();
+    }
+    let mut rows: Vec<Value> = text.lines().map(|l| serde_json::from_str(l).unwrap()).collect();
+    let row = rows.iter_mut().find(|r| r.pointer(pointer).is_some()).unwrap_or_else(|| panic!("a row has {pointer}"));
+    damage(row.pointer_mut(pointer).unwrap());
+    fs::write(path, rows.iter().map(|r| format!("{r}\n")).collect::<String>()).unwrap();
+}
+
+/// Damages each field in turn and checks that certify reports exactly that field, once; and that the list has every compared field.
+fn check_every_field(kind: &str, name: &str, store: Option<&Store>, fields: &[Field]) {
+    let dir = tempfile::tempdir().unwrap();
+    let root = dir.path().join(kind);
+    let copy_of = root.join(name);
+    let golden = committed().join(kind).join(name);
+    copy(&golden, &copy_of);
+    let only = |report: certify::Report| -> Folder { report.folders.into_iter().next().unwrap() };
+    let path = if name.is_empty() { &root } else { &copy_of };
+    let clean = only(replay(path, store));
+    assert_eq!(clean.mismatches, [], "{kind}/{name} undamaged");
+    let compared: BTreeSet<String> = clean.compared.keys().cloned().collect();
+    let listed: BTreeSet<String> = fields.iter().map(|f| format!("{} {}", f.file, f.name)).collect();
+    assert_eq!(compared, listed, "{kind}/{name}: every compared field is in this test's list, and the reverse");
+    for Field { file, pointer, name: field } in fields {
+        damage_file(&copy_of.join(file), pointer);
+        let report = only(replay(path, store));
+        let found: Vec<(&str, &str)> = report.mismatches.iter().map(|m| (m.file.as_str(), m.field.as_str())).collect();
+        assert_eq!(found, [(*file, field.as_str())], "{kind}/{name}: {file} {pointer}");
+        fs::copy(golden.join(file), copy_of.join(file)).unwrap();
+    }
+}
+
+/// The compared fields of every llm-jp-eval task folder.
+fn task_fields(task: &str, metric: &str) -> Vec<Field> {
+    let mut fields = vec![
+        field("fewshot.json", "/num_fewshot", "num_fewshot"),
+        field("fewshot.json", "/documents/0/input", "input"),
+        field("fewshot.json", "/documents/1/output", "output"),
+        field("scoring.jsonl", "/extracted", "extracted"),
+        field("scoring.jsonl", "/reference", "reference"),
+        field("summary.json", "/n", "n"),
+        field("summary.json", &format!("/metrics/{task}_{metric}"), "metrics"),
+        field("summary.json", &format!("/metrics_formatted_by_upstream/{task}_{metric}"), "metrics_formatted_by_upstream"),
+        field("summary.json", "/primary_metric", "primary_metric"),
+        field("summary.json", "/settings/num_fewshot", "settings.num_fewshot"),
+    ];
+    for key in ["exact_match", "char_f1"] {
+        fields.push(field("scoring.jsonl", &format!("/scores/{key}"), &format!("scores.{key}")));
+    }
+    for key in ["kind", "prompt", "stop", "max_new_tokens", "temperature"] {
+        fields.push(field("requests.jsonl", &format!("/request/{key}"), &format!("request.{key}")));
+    }
+    for key in ["max_new_tokens", "do_sample", "repetition_penalty", "eos_token_id"] {
+        fields.push(field("summary.json", &format!("/settings/pipeline_kwargs/{key}"), &format!("settings.pipeline_kwargs.{key}")));
+    }
+    for key in ["n", "n_train", "n_dev", "sha256_prompts", "sha256_golds"] {
+        fields.push(field("summary.json", &format!("/full_test_set/{key}"), &format!("full_test_set.{key}")));
+    }
+    fields
+}
+
+#[test]
+fn every_change_in_a_task_folder_is_seen() {
+    for (task, metric) in
+        [("jcommonsenseqa", "exact_match"), ("jemhopqa", "char_f1"), ("niilc", "char_f1"), ("jsquad", "char_f1"), ("jmmlu", "exact_match")]
+    {
+        let mut fields = task_fields(task, metric);
+        // Fields of a record that no template shows: what is compared with them is the record drawn from the data set.
+        let unseen = match task {
+            "jcommonsenseqa" => "/q_id",
+            "jemhopqa" => "/qid",
+            "jmmlu" => "/row",
+            _ => "/id",
+        };
+        fields.push(field("requests.jsonl", &format!("/doc{unseen}"), "doc"));
+        fields.push(field("fewshot.json", &format!("/documents/2/doc{unseen}"), "doc"));
+        if task == "jmmlu" {
+            fields.push(field("category_full.json", "/with_true_subjects/__all__/correct", "with_true_subjects"));
+            fields.push(field("category_full.json", "/upstream_per_task_json/results/jmmlu", "upstream_per_task_json"));
+        } else {
+            fields.push(field("fewshot.json", "/documents/3/index_in_filtered_train_source", "index_in_filtered_train_source"));
+        }
+        check_every_field("ja-llmjp", task, Some(&Store::samples()), &fields);
+    }
+}
+
+#[test]
+fn every_change_in_the_metric_vectors_is_seen() {
+    let fields = [
+        field("pairs.jsonl", "/extracted", "extracted"),
+        field("pairs.jsonl", "/reference", "reference"),
+        field("pairs.jsonl", "/scores/exact_match", "scores.exact_match"),
+        field("pairs.jsonl", "/scores/char_f1", "scores.char_f1"),
+        field("mean_vectors.json", "/vectors/0/mean", "mean"),
+        field("mean_vectors.json", "/vectors/0/formatted", "formatted"),
+        field("summary.json", "/n", "n"),
+        field("summary.json", "/metrics/char_f1", "metrics.char_f1"),
+        field("summary.json", "/metrics/exact_match", "metrics.exact_match"),
+    ];
+    check_every_field("ja-llmjp", "_metrics", None, &fields);
+}
+
+#[test]
+fn every_change_in_the_random_vectors_is_seen() {
+    let folder = committed().join("pyrandom");
+    for entry in fs::read_dir(&folder).unwrap() {
+        let name = entry.unwrap().file_name().into_string().unwrap();
+        if !name.starts_with("python_seed_") {
+            continue;
+        }
+        let object: Value = serde_json::from_str(&fs::read_to_string(folder.join(&name)).unwrap()).unwrap();
+        let lists: Vec<&String> = object.as_object().unwrap().iter().filter(|(_, v)| v.is_array()).map(|(k, _)| k).collect();
+        assert!(lists.len() >= 10, "{name} has the lists of the recorded vectors");
+        for list in lists {
+            let dir = tempfile::tempdir().unwrap();
+            let root = dir.path().join("pyrandom");
+            copy(&folder, &root);
+            let last = object[list].as_array().unwrap().len() - 1;
+            damage_file(&root.join(&name), &format!("/{list}/{last}"));
+            let report = replay(&root, None);
+            let found: Vec<(&str, &str, &str)> =
+                report.folders[0].mismatches.iter().map(|m| (m.file.as_str(), m.row.as_str(), m.field.as_str())).collect();
+            assert_eq!(found, [(name.as_str(), format!("{list}[{last}]").as_str(), list.as_str())]);
+        }
+    }
+}

@@ -5,12 +5,15 @@
 
 pub mod args;
 pub mod completions;
+mod data_source;
+mod engines;
 pub mod exit;
 pub mod interrupt;
 pub mod layers;
 pub mod model_choice;
 pub mod output;
 pub mod report;
+mod run;
 pub mod run_args;
 mod setting_files;
 pub mod settings;
@@ -45,7 +48,8 @@ fn dispatch(invocation: Invocation) -> Verdict {
     match invocation.cli.command {
         Command::Report(args) => report::run(&args),
         Command::Completions(args) => completions::run(&args),
-        Command::Run(_) | Command::Score(_) | Command::Certify(_) | Command::Tasks(_) | Command::Doctor(_) => {
+        Command::Run(args) => run::run(&args, invocation.command_line),
+        Command::Score(_) | Command::Certify(_) | Command::Tasks(_) | Command::Doctor(_) => {
             Err(Failure::new(Exit::Usage, "this verb is not part of this build"))
         }
     }

@@ -4,12 +4,14 @@
 //! into a message and an exit code.
 
 pub mod args;
-pub mod completions;
+mod completions;
+mod doctor;
 pub mod exit;
 pub mod interrupt;
 pub mod layers;
 pub mod model_choice;
 pub mod output;
+pub mod progress;
 pub mod report;
 pub mod run_args;
 mod setting_files;
@@ -44,8 +46,9 @@ pub fn main() -> ExitCode {
 fn dispatch(invocation: Invocation) -> Verdict {
     match invocation.cli.command {
         Command::Report(args) => report::run(&args),
+        Command::Doctor(args) => doctor::run(&args),
         Command::Completions(args) => completions::run(&args),
-        Command::Run(_) | Command::Score(_) | Command::Certify(_) | Command::Tasks(_) | Command::Doctor(_) => {
+        Command::Run(_) | Command::Score(_) | Command::Certify(_) | Command::Tasks(_) => {
             Err(Failure::new(Exit::Usage, "this verb is not part of this build"))
         }
     }

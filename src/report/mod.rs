@@ -1,5 +1,5 @@
-//! Tables for people. A [`Table`](table::Table) is made from scores ([`one_run`], [`many_runs`]) and is the only input of every writer; a
-//! writer is a pure function from table to text.
+//! Tables for people. A `table::Table` is made from scores (`one_run`, `many_runs`) and is the only input of every writer; a writer is a pure
+//! function from table to text.
 //!
 //! Not here: files, terminals (the caller says how wide one is), and arithmetic beyond the difference of two cells.
 

@@ -1,7 +1,16 @@
 //! One integration-test binary; a module a topic.
 
-#![allow(missing_docs, clippy::unwrap_used, clippy::expect_used)]
+#![allow(
+    clippy::unwrap_used,
+    clippy::expect_used,
+    clippy::print_stderr,
+    reason = "a test fails by panicking, and says what it skips"
+)]
 
 mod certify;
+mod contract;
+mod endpoint;
+mod endpoint_faults;
+mod llama_server;
 mod results;
 mod support;

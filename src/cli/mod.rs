@@ -48,7 +48,13 @@ fn dispatch(invocation: Invocation) -> Verdict {
         Command::Report(args) => report::run(&args),
         Command::Doctor(args) => doctor::run(&args),
         Command::Completions(args) => completions::run(&args),
-        Command::Run(_) | Command::Score(_) | Command::Certify(_) | Command::Tasks(_) => {
+        Command::Run(args) => {
+            args.check()?.iter().for_each(|note| output::note(note));
+            args.generation()?;
+            args.model_choice()?;
+            Err(Failure::new(Exit::Usage, "this verb is not part of this build"))
+        }
+        Command::Score(_) | Command::Certify(_) | Command::Tasks(_) => {
             Err(Failure::new(Exit::Usage, "this verb is not part of this build"))
         }
     }

@@ -8,9 +8,11 @@
 )]
 
 mod certify;
+mod cli;
 mod contract;
 mod endpoint;
 mod endpoint_faults;
+mod house;
 mod llama_server;
 mod results;
 mod support;

@@ -4,8 +4,11 @@
 //! into a message and an exit code.
 
 pub mod args;
+mod certify;
 mod completions;
+mod data_source;
 mod doctor;
+mod engines;
 pub mod exit;
 pub mod interrupt;
 pub mod layers;
@@ -13,9 +16,12 @@ pub mod model_choice;
 pub mod output;
 pub mod progress;
 pub mod report;
+mod run;
 pub mod run_args;
+mod score;
 mod setting_files;
 pub mod settings;
+mod tasks;
 pub mod values;
 
 use crate::results::command_line::redact;
@@ -48,15 +54,10 @@ fn dispatch(invocation: Invocation) -> Verdict {
         Command::Report(args) => report::run(&args),
         Command::Doctor(args) => doctor::run(&args),
         Command::Completions(args) => completions::run(&args),
-        Command::Run(args) => {
-            args.check()?.iter().for_each(|note| output::note(note));
-            args.generation()?;
-            args.model_choice()?;
-            Err(Failure::new(Exit::Usage, "this verb is not part of this build"))
-        }
-        Command::Score(_) | Command::Certify(_) | Command::Tasks(_) => {
-            Err(Failure::new(Exit::Usage, "this verb is not part of this build"))
-        }
+        Command::Run(args) => run::run(&args, invocation.command_line),
+        Command::Score(args) => score::run(&args),
+        Command::Certify(args) => certify::run(&args),
+        Command::Tasks(command) => tasks::run(&command),
     }
 }
 

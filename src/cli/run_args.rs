@@ -180,7 +180,7 @@ impl RunArgs {
     pub fn generation(&self) -> Result<Vec<Override>, Failure> {
         let usage = |why| Failure::new(Exit::Usage, format!("--gen-kwargs: {why}"));
         let pairs = values::key_values(self.gen_kwargs.as_deref().unwrap_or_default()).map_err(usage)?;
-        pairs.iter().map(|(key, value)| Override::parse(&format!("{key}={value}")).map_err(usage)).collect()
+        pairs.iter().map(|(key, value)| Override::parse(key, value).map_err(usage)).collect()
     }
 
     /// Refuses what cannot work whatever the machine, and returns the notes that a person should see before the run starts.

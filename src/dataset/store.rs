@@ -83,6 +83,17 @@ impl Store {
         Ok(records)
     }
 
+    /// SHA-256 that identifies the content of a data set: of its manifest with the checksums in it, or of the samples.
+    pub fn digest(&self, manifest: &Manifest) -> String {
+        match self {
+            Store::Files { .. } => manifest.sha256.clone(),
+            Store::Samples => {
+                let content = SAMPLES.get_file(format!("{}.jsonl", manifest.name)).map(|f| f.contents()).unwrap_or_default();
+                checksum::sha256(content)
+            }
+        }
+    }
+
     /// Where a file is, or `None`.
     pub fn locate(&self, file: &DataFile) -> Option<(Place, PathBuf)> {
         let Store::Files { mirror, cache } = self else { return None };

@@ -2,14 +2,20 @@
 
 use super::{
     args::DoctorArgs,
+    data_source,
     exit::{Exit, Failure, Verdict},
     output, settings,
 };
 use crate::{
+    dataset::{
+        manifest::{Form, Manifest},
+        store::{Place, Store},
+    },
     engine::endpoint::{Endpoint, EndpointOptions},
     results::spec::Tool,
 };
 use std::{
+    collections::BTreeSet,
     env,
     path::{Path, PathBuf},
 };
@@ -36,6 +42,7 @@ impl Finding {
 /// Prints what was found. Missing things that a run may do without are no failure; a server that was named and does not answer is.
 pub(super) fn run(args: &DoctorArgs) -> Verdict {
     let mut findings = vec![program(), processor(), gpu(), mirror(), goldens(), hub(args), proxy(), python()];
+    findings.extend(datasets(&data_source::files())?);
     let mut exit = Exit::Ok;
     if !args.base_url.is_empty() {
         let found = endpoint(args)?;
@@ -85,6 +92,31 @@ fn folder(subject: &'static str, variable: &str, without: &str) -> Finding {
         None => Finding::new(subject, format!("{variable} is not set: {without}")),
         Some(path) if Path::new(&path).is_dir() => Finding::new(subject, path),
         Some(path) => Finding::new(subject, format!("{path} is not a folder")).advice(format!("correct or unset {variable}")),
+    }
+}
+
+/// A finding a data set: which of its files are at hand. Looked for, not read: `data verify` does that.
+fn datasets(store: &Store) -> Result<Vec<Finding>, Failure> {
+    let manifests = Manifest::all().map_err(|e| Failure::new(Exit::Data, e.to_string()))?;
+    Ok(manifests.iter().map(|manifest| dataset(store, manifest)).collect())
+}
+
+fn dataset(store: &Store, manifest: &Manifest) -> Finding {
+    let missing =
+        |form: &Form| form.files.iter().filter(|file| store.locate(file).is_none()).map(|file| file.path.clone()).collect::<Vec<_>>();
+    let Some(form) = manifest.form.iter().min_by_key(|form| missing(form).len()) else {
+        return Finding::new("data", manifest.name.clone());
+    };
+    let absent = missing(form);
+    let places =
+        form.files.iter().filter_map(|file| store.locate(file)).map(|(place, _)| if place == Place::Mirror { "mirror" } else { "cache" });
+    let places: BTreeSet<&str> = places.collect();
+    let place = if places.is_empty() { String::new() } else { format!(", in {}", places.into_iter().collect::<Vec<_>>().join(" and ")) };
+    let found = format!("{}: {} of {} files{place}", manifest.name, form.files.len() - absent.len(), form.files.len());
+    match absent.as_slice() {
+        [] => Finding::new("data", found),
+        [only] => Finding::new("data", format!("{found}; {only} is missing")).advice(format!("swallow-eval data fetch {}", manifest.name)),
+        _ => Finding::new("data", found).advice(format!("swallow-eval data fetch {}", manifest.name)),
     }
 }
 
@@ -147,6 +179,23 @@ mod tests {
     fn a_finding_is_a_line_and_its_advice_another() {
         assert_eq!(line(&Finding::new("cpu", "2 threads")), "cpu          2 threads\n");
         assert_eq!(line(&Finding::new("gpu", "none").advice("buy one")), "gpu          none\n             -> buy one\n");
+    }
+
+    #[test]
+    fn a_data_set_is_complete_partly_there_or_missing() {
+        let mirror = tempfile::tempdir().unwrap();
+        let manifest = Manifest::builtin("jemhopqa").unwrap();
+        let store = Store::mirror_only(mirror.path());
+        let files: Vec<_> = manifest.form[0].files.iter().map(|file| mirror.path().join(&file.path)).collect();
+        let [first, second] = files.as_slice() else { panic!("two files are expected: {files:?}") };
+        std::fs::create_dir_all(first.parent().unwrap()).unwrap();
+        assert_eq!(dataset(&store, &manifest).what, "jemhopqa: 0 of 2 files");
+        std::fs::write(first, "").unwrap();
+        let partly = dataset(&store, &manifest);
+        assert!(partly.what.starts_with("jemhopqa: 1 of 2 files, in mirror; ") && partly.advice.is_some(), "{}", partly.what);
+        std::fs::write(second, "").unwrap();
+        let complete = dataset(&store, &manifest);
+        assert_eq!((complete.what.as_str(), complete.advice), ("jemhopqa: 2 of 2 files, in mirror", None));
     }
 
     #[test]

@@ -29,7 +29,7 @@ const PREFIX: &str = "SWALLOW_EVAL_";
 pub struct Invocation {
     /// What is to be done.
     pub cli: Cli,
-    /// The command line with every setting of the layers in it and every secret out of it: for `run.json`.
+    /// The arguments with every setting of the layers among them and every secret out of them: for `run.json`.
     pub command_line: CommandLine,
     /// What a person should know, such as a variable that sets nothing.
     pub notes: Vec<String>,
@@ -124,7 +124,7 @@ pub fn parse(argv: impl IntoIterator<Item = OsString>, around: &Surroundings) ->
     line.extend_from_slice(&argv[verbs.len() + 1..]);
 
     let cli = Cli::try_parse_from(&line).map_err(|error| explain(error, &injected))?;
-    let command_line = CommandLine::redacted(line.iter().map(|word| word.to_string_lossy().into_owned()));
+    let command_line = CommandLine::redacted(line.iter().skip(1).map(|word| word.to_string_lossy().into_owned()));
     Ok(Invocation { cli, command_line, notes: idle_variables(&root, around) })
 }
 

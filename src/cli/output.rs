@@ -27,7 +27,7 @@ impl From<io::Error> for Failure {
     fn from(error: io::Error) -> Self {
         match error.kind() {
             io::ErrorKind::BrokenPipe => Failure::new(Exit::Ok, ""),
-            _ => Failure::new(Exit::Incomplete, format!("cannot write to standard output: {error}")),
+            _ => Failure::new(Exit::Usage, format!("cannot write to standard output: {error}")),
         }
     }
 }

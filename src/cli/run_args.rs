@@ -86,7 +86,7 @@ pub struct RunArgs {
     #[arg(long, value_name = "SECONDS", value_parser = values::seconds, help_heading = "Endpoint")]
     pub timeout: Option<Duration>,
 
-    /// Folder for results; the run goes to runs/<id>/ in it
+    /// Folder for results; the run goes to runs/ID/ in it
     #[arg(long, short = 'o', alias = "output-path", value_name = "DIR", default_value = "results", help_heading = "Run")]
     pub output: PathBuf,
     /// Go on with an interrupted run: only what its journal lacks is asked

@@ -3,9 +3,11 @@
 #![allow(clippy::unwrap_used, clippy::expect_used, clippy::print_stderr, reason = "a test fails by panicking, and says what it skips")]
 
 mod certify;
+mod cli;
 mod contract;
 mod endpoint;
 mod endpoint_faults;
+mod house;
 mod llama_server;
 mod results;
 mod support;

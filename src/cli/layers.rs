@@ -302,13 +302,13 @@ fn explain(error: clap::Error, injected: &[Injected]) -> Stop {
 /// Variables with our prefix that look like a misspelt setting.
 fn idle_variables(root: &clap::Command, around: &Surroundings) -> Vec<String> {
     let known: BTreeSet<String> = all_flags(root).iter().map(|flag| variable(flag)).collect();
+    let settings: Vec<&str> = known.iter().filter_map(|name| name.strip_prefix(PREFIX)).collect();
+    let set: BTreeSet<&str> = around.environment.keys().chain(around.dotenv.keys()).filter_map(|name| name.strip_prefix(PREFIX)).collect();
     // Variables of ours that are not flags; tests and scripts have more of them, which no setting's name comes near.
-    let own = ["HOME", "DATA", "GOLDEN", "API_KEY"].map(|name| format!("{PREFIX}{name}"));
-    let names: BTreeSet<&String> = around.environment.keys().chain(around.dotenv.keys()).filter(|name| name.starts_with(PREFIX)).collect();
-    let strangers = names.into_iter().filter(|name| !known.contains(*name) && !own.contains(name));
-    strangers
-        .filter_map(|name| nearest(name, known.iter().map(String::as_str)).map(|near| format!("{name} sets nothing; did you mean {near}?")))
-        .collect()
+    let strangers =
+        set.into_iter().filter(|name| !settings.contains(name) && !["HOME", "DATA", "GOLDEN", "API_KEY", "COMMIT"].contains(name));
+    let near = |name| Some((name, nearest(name, settings.iter().copied())?));
+    strangers.filter_map(near).map(|(name, near)| format!("{PREFIX}{name} sets nothing; did you mean {PREFIX}{near}?")).collect()
 }
 
 /// The name closest to a misspelt one, if it is close.
@@ -345,4 +345,149 @@ fn long_names(arg: &Arg) -> Vec<String> {
 
 fn variable(flag: &str) -> String {
     format!("{PREFIX}{}", flag.replace('-', "_").to_ascii_uppercase())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::cli::{args::Command, run_args::RunArgs};
+
+    /// Layers for one test: variables, `.env`, and a settings file in a folder of its own.
+    fn around(environment: &[(&str, &str)], dotenv: &[(&str, &str)], toml: &str) -> (Surroundings, tempfile::TempDir) {
+        let folder = tempfile::tempdir().unwrap();
+        let settings_file = folder.path().join(SETTINGS_FILE);
+        std::fs::write(&settings_file, toml).unwrap();
+        let map = |pairs: &[(&str, &str)]| pairs.iter().map(|(name, value)| ((*name).to_owned(), (*value).to_owned())).collect();
+        (Surroundings { environment: map(environment), dotenv: map(dotenv), settings_file }, folder)
+    }
+
+    fn parse_line(line: &str, around: &Surroundings) -> Result<Invocation, Stop> {
+        parse(line.split(' ').map(OsString::from), around)
+    }
+
+    fn run_args(line: &str, around: &Surroundings) -> RunArgs {
+        match parse_line(line, around).expect(line).cli.command {
+            Command::Run(args) => *args,
+            other => panic!("{other:?}"),
+        }
+    }
+
+    fn message(line: &str, around: &Surroundings) -> String {
+        match parse_line(line, around) {
+            Err(Stop::Failure(failure)) => format!("{} | {}", failure.message, failure.hint.unwrap_or_default()),
+            other => panic!("{line}: {other:?}"),
+        }
+    }
+
+    #[test]
+    fn the_strongest_layer_wins() {
+        let (env, dot, toml) =
+            (("SWALLOW_EVAL_MODEL", "of-env"), ("SWALLOW_EVAL_MODEL", "of-dotenv"), "model = \"of-top\"\n[run]\nmodel = \"of-run\"\n");
+        for (line, environment, dotenv, toml, expected) in [
+            ("swallow-eval run --model typed", &[env][..], &[dot][..], toml, "typed"),
+            ("swallow-eval run", &[env], &[dot], toml, "of-env"),
+            ("swallow-eval run", &[], &[dot], toml, "of-dotenv"),
+            ("swallow-eval run", &[("SWALLOW_EVAL_MODEL", "")], &[], toml, "of-run"),
+            ("swallow-eval run", &[], &[], "model = \"of-top\"", "of-top"),
+        ] {
+            let (around, _folder) = around(environment, dotenv, toml);
+            assert_eq!(run_args(line, &around).model.as_deref(), Some(expected), "{line} {environment:?} {dotenv:?}");
+        }
+    }
+
+    #[test]
+    fn a_named_file_stands_between_flags_and_environment() {
+        let (around, folder) = around(&[("SWALLOW_EVAL_MODEL", "of-env"), ("SWALLOW_EVAL_LIMIT", "7")], &[], "");
+        let named = folder.path().join("named.json");
+        std::fs::write(&named, r#"{"model": "of-file", "tasks": ["a", "b"], "gen_kwargs": {"top_k": 3}}"#).unwrap();
+        let args = run_args(&format!("swallow-eval run --tasks c -C {}", named.display()), &around);
+        assert_eq!((args.model.as_deref(), args.tasks.as_slice()), (Some("of-file"), &["c".to_owned()][..]));
+        assert_eq!(args.limit, Some(crate::results::spec::Limit::Count(7)));
+        assert_eq!(args.gen_kwargs.as_deref(), Some(r#"{"top_k":3}"#));
+        assert!(message("swallow-eval run -C no/such.toml", &around).contains("no/such.toml: there is no such file"));
+    }
+
+    #[test]
+    fn every_kind_of_value_reaches_its_flag() {
+        let toml = "tasks = [\"a\", \"b\"]\noffline = true\nquiet = false\nlog_samples = false\nmax_failures = 0.5\nmax-retries = 3\n\
+                    model_args = { pretrained = \"m\" }\noutput_path = \"out\"\nthreads = 0x10\nsamples = { a = [1] }";
+        let (around, _folder) = around(&[("SWALLOW_EVAL_SKIP_MISSING", "yes"), ("SWALLOW_EVAL_NUM_CONCURRENT", "9")], &[], toml);
+        let args = run_args("swallow-eval run --base-url http://a/v1", &around);
+        assert_eq!(args.tasks, ["a", "b"]);
+        assert_eq!((args.offline, args.quiet, args.no_log_samples, args.skip_missing), (true, false, true, true));
+        assert_eq!(args.max_failures, crate::run::MaxFailures::Ratio(0.5));
+        assert_eq!((args.max_retries, args.max_connections.map(usize::from), args.threads.map(usize::from)), (Some(3), Some(9), Some(16)));
+        assert_eq!(args.model_args, [r#"{"pretrained":"m"}"#]);
+        assert_eq!(args.output, PathBuf::from("out"));
+        assert_eq!(args.samples.unwrap().0["a"], [1]);
+    }
+
+    #[test]
+    fn a_weaker_setting_gives_way_to_a_flag_that_excludes_it() {
+        let (around, _folder) = around(&[("SWALLOW_EVAL_MODEL", "m")], &[], "demo = true\nlimit = 5");
+        assert!(run_args("swallow-eval run --demo", &around).model.is_none());
+        let args = run_args("swallow-eval run --samples {\"a\":[1]}", &around);
+        assert_eq!((args.demo, args.model.as_deref(), args.limit), (false, Some("m"), None));
+    }
+
+    #[test]
+    fn a_wrong_setting_names_its_place() {
+        let toml_of = |text: &str| around(&[], &[], text);
+        for (toml, parts) in [
+            ("\nlimit = \"abc\"", &["swallow-eval.toml:2: limit = \"abc\": a limit is"][..]),
+            ("[run]\nlimt = 3", &["swallow-eval.toml:2: limt = 3", "no setting \"limt\" of `run`", "did you mean limit?"]),
+            ("[report]\nlimit = 3", &["no setting \"limit\" of `report`"]),
+            ("zzz = 3", &["no setting \"zzz\" of any verb", "long flags"]),
+            ("resume = \"r\"", &["no setting \"resume\""]),
+            ("dtype = \"int8\"", &["dtype = \"int8\": it is one of auto, f32, bf16, f16"]),
+            ("offline = \"perhaps\"", &["offline = \"perhaps\": it is a switch"]),
+            ("limit = true", &["limit = true: it takes a value"]),
+            ("limit = [1, 2]", &["limit = [1, 2]: it takes one value"]),
+            ("demo = true\nmodel = \"m\"", &["swallow-eval.toml", "cannot be used with"]),
+            ("api_key = \"sk-secret\"", &["swallow-eval.toml:1: api_key", "keys are not taken", "OPENAI_API_KEY"]),
+            ("limit = ", &["swallow-eval.toml:1"]),
+        ] {
+            let (around, _folder) = toml_of(toml);
+            let message = message("swallow-eval run", &around);
+            parts.iter().for_each(|part| assert!(message.contains(part), "{toml}: {message}"));
+            assert!(!message.contains("sk-secret"), "{message}");
+        }
+        let (env_only, _folder) = around(&[("SWALLOW_EVAL_LIMIT", "0")], &[], "");
+        assert!(message("swallow-eval run", &env_only).starts_with("in the environment: SWALLOW_EVAL_LIMIT=0: a limit is"));
+        let (dot_only, _folder) = around(&[], &[("SWALLOW_EVAL_SHARD", "3/2")], "");
+        assert!(message("swallow-eval run", &dot_only).starts_with("in .env: SWALLOW_EVAL_SHARD=3/2: a shard is"));
+    }
+
+    #[test]
+    fn other_verbs_take_only_their_own() {
+        let (around, _folder) =
+            around(&[("SWALLOW_EVAL_OUTPUT", "out"), ("SWALLOW_EVAL_FORMAT", "csv")], &[], "output = \"top\"\nlimit = 3");
+        let Command::Report(args) = parse_line("swallow-eval report r", &around).unwrap().cli.command else { panic!("not report") };
+        assert_eq!(args.output, None, "a folder for runs must not become the report's file");
+        assert!(parse_line("swallow-eval tasks show jmmlu", &around).is_ok());
+        assert_eq!(run_args("swallow-eval run", &around).output, PathBuf::from("out"));
+    }
+
+    #[test]
+    fn underscores_keys_and_notes() {
+        let (nothing, _folder) =
+            around(&[("SWALLOW_EVAL_LIMTI", "3"), ("SWALLOW_EVAL_HOME", "h"), ("SWALLOW_EVAL_SOME_TEST_SERVER", "x")], &[], "");
+        let args = run_args("swallow-eval run --num_fewshot=2 --output_path out_dir --gen_kwargs max_gen_toks=3", &nothing);
+        assert_eq!(
+            (args.num_fewshot, args.output, args.gen_kwargs.as_deref()),
+            (Some(2), PathBuf::from("out_dir"), Some("max_gen_toks=3"))
+        );
+        for line in ["swallow-eval run --api_key sk-secret", "swallow-eval run --api-key=sk-secret"] {
+            assert!(!message(line, &nothing).contains("sk-secret"), "{line}");
+        }
+        assert!(message("swallow-eval --model hf --tasks a", &nothing).contains("a verb is missing"));
+        let invocation = parse_line("swallow-eval run --base-url http://u:sk-secret@h/v1", &nothing).unwrap();
+        assert_eq!(invocation.command_line.arguments().last().map(String::as_str), Some("http://***@h/v1"));
+        assert_eq!(invocation.notes, ["SWALLOW_EVAL_LIMTI sets nothing; did you mean SWALLOW_EVAL_LIMIT?"]);
+    }
+
+    #[test]
+    fn the_command_line_definition_is_sound() {
+        Cli::command().debug_assert();
+    }
 }

@@ -4,19 +4,24 @@
 //! into a message and an exit code.
 
 pub mod args;
-pub mod completions;
+mod certify;
+mod completions;
 mod data_source;
+mod doctor;
 mod engines;
 pub mod exit;
 pub mod interrupt;
 pub mod layers;
 pub mod model_choice;
 pub mod output;
+pub mod progress;
 pub mod report;
 mod run;
 pub mod run_args;
+mod score;
 mod setting_files;
 pub mod settings;
+mod tasks;
 pub mod values;
 
 use crate::results::command_line::redact;
@@ -47,11 +52,12 @@ pub fn main() -> ExitCode {
 fn dispatch(invocation: Invocation) -> Verdict {
     match invocation.cli.command {
         Command::Report(args) => report::run(&args),
+        Command::Doctor(args) => doctor::run(&args),
         Command::Completions(args) => completions::run(&args),
         Command::Run(args) => run::run(&args, invocation.command_line),
-        Command::Score(_) | Command::Certify(_) | Command::Tasks(_) | Command::Doctor(_) => {
-            Err(Failure::new(Exit::Usage, "this verb is not part of this build"))
-        }
+        Command::Score(args) => score::run(&args),
+        Command::Certify(args) => certify::run(&args),
+        Command::Tasks(command) => tasks::run(&command),
     }
 }
 

@@ -7,6 +7,7 @@ use super::{
     interrupt,
     model_choice::ModelChoice,
     output::{complain, note, print},
+    progress::{Progress, Show},
     report::look_of_stdout,
     run_args::RunArgs,
 };
@@ -24,15 +25,18 @@ use crate::{
     },
     run::{
         Finished, Job, Then,
-        ask::AskError,
+        ask::{AskError, Event},
         execute,
         plan::{self, Plan, PlanError, Selection, SkipMissing},
         task_specs,
     },
-    task::load::{self, PROTOCOL},
+    task::{
+        Task,
+        load::{self, PROTOCOL},
+    },
 };
 use clap::Parser;
-use std::{collections::BTreeSet, fmt::Write as _};
+use std::{collections::BTreeSet, fmt::Write as _, path::Path};
 
 /// Runs the verb.
 ///
@@ -83,7 +87,8 @@ fn run_in(
     let mut engine = engines::build(choice)?;
     let spec = spec(args, command_line, choice, plan, engine.as_ref(), writer)?;
     let resume = format!("swallow-eval run --resume {}", writer.dir().path().display());
-    let onlooker = |_event: crate::run::ask::Event<'_>| {};
+    let progress = Progress::new(if args.quiet { Show::Nothing } else { Show::on_stderr() });
+    let onlooker = |event: Event<'_>| progress.see(event);
     let job = Job { plan, spec, writer, engine: engine.as_mut(), cancel, onlooker: &onlooker, then: then(args) };
     let finished = execute(job).map_err(|e| stopped(e, &resume))?;
     if let Some(torn) = &finished.torn {
@@ -163,10 +168,7 @@ fn published(suite: &str, args: &RunArgs, choice: &ModelChoice) -> Result<Option
 
 fn make_plan(suite: &str, args: &RunArgs, choice: &ModelChoice) -> Result<Plan, Failure> {
     let suite = load::suite(suite).map_err(data_source::task_failure)?;
-    let mut tasks = load::embedded().map_err(data_source::task_failure)?;
-    if let Some(dir) = &args.include_path {
-        tasks.extend(load::from_directory(dir).map_err(data_source::task_failure)?);
-    }
+    let tasks = load_tasks(args.include_path.as_deref())?;
     let chosen = plan::select(&suite, &args.tasks, &tasks).map_err(data_source::task_failure)?;
     let selection = Selection {
         suite,
@@ -183,7 +185,16 @@ fn make_plan(suite: &str, args: &RunArgs, choice: &ModelChoice) -> Result<Plan, 
     data_source::with_source(&store, |source| plan::plan(&selection, source, skip)).map_err(plan_failure)
 }
 
-fn plan_failure(error: PlanError) -> Failure {
+/// The embedded tasks and those of `--include-path`.
+pub(super) fn load_tasks(include: Option<&Path>) -> Result<Vec<Task>, Failure> {
+    let mut tasks = load::embedded().map_err(data_source::task_failure)?;
+    if let Some(dir) = include {
+        tasks.extend(load::from_directory(dir).map_err(data_source::task_failure)?);
+    }
+    Ok(tasks)
+}
+
+pub(super) fn plan_failure(error: PlanError) -> Failure {
     let message = error.to_string();
     match error {
         PlanError::Task(e) => data_source::task_failure(e),

@@ -3,6 +3,7 @@
 //! The process environment is never written to: a child or a library sees what the user exported, and no more.
 
 use super::exit::{Exit, Failure};
+use crate::engine::endpoint::Secret;
 use std::{collections::BTreeMap, path::Path, sync::OnceLock};
 
 /// Name of the file in the working directory.
@@ -24,6 +25,11 @@ pub(super) fn load() -> Result<(), Failure> {
 pub fn env(name: &str) -> Option<String> {
     let own = std::env::var_os(name).map(|value| value.to_string_lossy().into_owned()).filter(|value| !value.is_empty());
     own.or_else(|| dotenv()?.get(name).filter(|value| !value.is_empty()).cloned())
+}
+
+/// The key for servers.
+pub fn api_key() -> Option<Secret> {
+    ["SWALLOW_EVAL_API_KEY", "OPENAI_API_KEY"].into_iter().find_map(env).map(Secret::new)
 }
 
 /// The variables of `.env`; `None` where it was not read.

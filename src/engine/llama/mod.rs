@@ -1,1 +1,3 @@
 //! In-process Llama-type models.
+
+pub mod config;

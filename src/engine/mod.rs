@@ -285,6 +285,11 @@ impl<'a> Sink<'a> {
         if self.cancelled() { ControlFlow::Break(()) } else { ControlFlow::Continue(()) }
     }
 
+    /// The flag that [`Sink::cancelled`] reads, for an engine that asks while it holds the sink.
+    pub fn cancel_flag(&self) -> &'a AtomicBool {
+        self.cancel
+    }
+
     /// Whether the caller wants no more answers. Engines ask this between steps.
     pub fn cancelled(&self) -> bool {
         self.cancel.load(Ordering::Relaxed)

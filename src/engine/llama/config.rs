@@ -130,7 +130,7 @@ pub fn parse(config: &[u8], generation: Option<&[u8]>) -> Result<Config, EngineE
         (false, _) => Bias::None,
     };
     Ok(Config {
-        rope: rope(&disk)?,
+        rope: rope(disk.rope_theta, [&disk.rope_parameters, &disk.rope_scaling].into_iter().flatten().find(|v| !v.is_null()))?,
         head_dim: disk.head_dim.unwrap_or(disk.hidden_size / disk.num_attention_heads),
         kv_heads: disk.num_key_value_heads.unwrap_or(disk.num_attention_heads),
         hidden_size: disk.hidden_size,
@@ -190,10 +190,12 @@ fn check(disk: &OnDisk) -> Result<(), EngineError> {
 }
 
 /// transformers 4 writes `rope_theta` and `rope_scaling`, transformers 5 `rope_parameters` with both.
-fn rope(disk: &OnDisk) -> Result<Rope, EngineError> {
-    let parameters = [&disk.rope_parameters, &disk.rope_scaling].into_iter().flatten().find(|v| !v.is_null());
+///
+/// # Errors
+/// A type of scaling that is not computed here, or one that lacks a parameter.
+pub fn rope(theta: Option<f64>, parameters: Option<&Value>) -> Result<Rope, EngineError> {
     let inner = parameters.and_then(|p| p.get("rope_theta")).and_then(Value::as_f64);
-    let theta = inner.or(disk.rope_theta).unwrap_or(10_000.0);
+    let theta = inner.or(theta).unwrap_or(10_000.0);
     let kind = parameters.and_then(|p| p.get("rope_type").or_else(|| p.get("type"))).and_then(Value::as_str);
     let scaling = match (kind, parameters) {
         (None | Some("default"), _) => None,

@@ -33,8 +33,8 @@ pub enum PairEncoding {
 
 /// Token ids of a context and a continuation, as lm-eval makes them (v0.4.2 `lm_eval/api/model.py:294-329`): blanks at the end of the
 /// context belong to the continuation; the continuation is what the whole has beyond the length of the context. `prefix` stands in for an
-/// empty context, and the continuation then gets the special tokens. v0.4.2 fails where nothing is left of the continuation; later
-/// versions encode both alone then, and so does this.
+/// empty context, and the continuation then gets the special tokens. v0.4.2 fails where nothing is left of the continuation; both are
+/// encoded alone then, each with its own blanks.
 ///
 /// Either part may come out empty; there is nothing to score then, and the caller must say so.
 ///
@@ -51,13 +51,14 @@ pub fn pair(
         let continuation = tokenizer.encode(continuation, special(bos))?;
         return Ok((prefix.into_iter().collect(), continuation, PairEncoding::PrefixToken));
     }
-    let kept = context.trim_end_matches(is_space);
-    let continuation = format!("{}{continuation}", &context[kept.len()..]);
-    let whole = tokenizer.encode(&format!("{kept}{continuation}"), special(bos))?;
-    let context = tokenizer.encode(kept, special(bos))?;
-    match whole.get(context.len()..) {
-        Some(rest) if !rest.is_empty() => Ok((context, rest.to_vec(), PairEncoding::Pair)),
-        _ => Ok((context, tokenizer.encode(&continuation, Special::None)?, PairEncoding::Separate)),
+    let whole = tokenizer.encode(&format!("{context}{continuation}"), special(bos))?;
+    let kept = tokenizer.encode(context.trim_end_matches(is_space), special(bos))?;
+    match whole.get(kept.len()..) {
+        Some(rest) if !rest.is_empty() => Ok((kept, rest.to_vec(), PairEncoding::Pair)),
+        _ => {
+            let alone = (tokenizer.encode(context, special(bos))?, tokenizer.encode(continuation, Special::None)?);
+            Ok((alone.0, alone.1, PairEncoding::Separate))
+        }
     }
 }
 

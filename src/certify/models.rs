@@ -248,7 +248,9 @@ fn check_floats<T: Copy + Into<f64>>(report: &mut Folder, file: &str, row: &str,
         return report.mismatch(file, row, field, expected, got, None);
     }
     let pairs = expected.iter().zip(got).map(|(e, g)| ((*e).into(), (*g).into()));
-    let first = pairs.enumerate().find(|(_, (e, g)): &(usize, (f64, f64))| !((e - g).abs() <= tolerance));
+    // A difference that is not a number is no small one.
+    let close = |(e, g): (f64, f64)| (e - g).abs() <= tolerance;
+    let first = pairs.enumerate().find(|(_, pair)| !close(*pair));
     if let Some((index, (e, g))) = first {
         report.mismatch(file, row, field, format!("[{index}] {e}"), format!("[{index}] {g}"), None);
     }

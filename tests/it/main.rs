@@ -7,5 +7,6 @@ mod contract;
 mod endpoint;
 mod endpoint_faults;
 mod llama_server;
+mod models;
 mod results;
 mod support;

@@ -98,6 +98,8 @@ struct OnDisk {
     hidden_act: String,
     #[serde(default)]
     use_sliding_window: bool,
+    #[serde(default)]
+    layer_types: Vec<String>,
     quantization_config: Option<Value>,
     partial_rotary_factor: Option<f64>,
     #[serde(alias = "dtype")]
@@ -155,6 +157,9 @@ fn check(disk: &OnDisk) -> Result<(), EngineError> {
     if disk.use_sliding_window {
         return Err(unsupported("use_sliding_window", "true", "false"));
     }
+    if let Some(other) = disk.layer_types.iter().find(|kind| *kind != "full_attention") {
+        return Err(unsupported("layer_types", other, "full_attention"));
+    }
     if disk.mlp_bias {
         return Err(unsupported("mlp_bias", "true", "false"));
     }
@@ -165,6 +170,12 @@ fn check(disk: &OnDisk) -> Result<(), EngineError> {
     if let Some(part) = disk.partial_rotary_factor.filter(|p| *p != 1.0) {
         return Err(unsupported("partial_rotary_factor", &part.to_string(), "1.0"));
     }
+    check_sizes(disk)
+}
+
+/// Refuses sizes that no model has; what is left multiplies without overflow.
+fn check_sizes(disk: &OnDisk) -> Result<(), EngineError> {
+    const LARGEST: usize = 1 << 24;
     let kv_heads = disk.num_key_value_heads.unwrap_or(disk.num_attention_heads);
     for (name, value) in [
         ("hidden_size", disk.hidden_size),
@@ -174,8 +185,8 @@ fn check(disk: &OnDisk) -> Result<(), EngineError> {
         ("vocab_size", disk.vocab_size),
         ("head_dim", disk.head_dim.unwrap_or(2)),
     ] {
-        if value == 0 {
-            return Err(unsupported(name, "0", "1 and more"));
+        if value == 0 || value > LARGEST {
+            return Err(unsupported(name, &value.to_string(), &format!("1 to {LARGEST}")));
         }
     }
     if !disk.num_attention_heads.is_multiple_of(kv_heads) {

@@ -177,9 +177,11 @@ impl Llama {
         let prefix = self.tokenizer.eos_id();
         let (context, tokens, _) =
             encode::pair(&self.tokenizer, &scored.context, continuation, scored.rules.bos, prefix).map_err(|e| e.to_string())?;
-        if tokens.is_empty() || context.is_empty() {
-            let what = if tokens.is_empty() { "continuation" } else { "context" };
-            return Err(format!("the {what} of {continuation:?} has no token: its log-likelihood does not exist"));
+        if tokens.is_empty() {
+            return Err(format!("the continuation {continuation:?} has no token: its log-likelihood does not exist"));
+        }
+        if context.is_empty() {
+            return Err("the context has no token, and the tokenizer has none to put before it".into());
         }
         Ok(TokenRequest::Score { context, continuation: tokens })
     }

@@ -4,6 +4,8 @@
 //! order. It never sees a reference answer and knows no task. What the protocol does to token ids (BOS, end tokens, truncation, ...) is
 //! part of the request ([`TokenRules`]), never an accident of the engine.
 
+pub mod chat;
+pub mod demo;
 pub mod endpoint;
 pub mod llama;
 pub mod replay;

@@ -9,5 +9,6 @@ mod endpoint;
 mod endpoint_faults;
 mod house;
 mod llama_server;
+mod models;
 mod results;
 mod support;

@@ -155,11 +155,9 @@ pub fn run(model: &mut Model, requests: &[TokenRequest], limits: Limits, listene
             break;
         }
     }
-    let total: usize = sequences.iter().map(Vec::len).sum();
-    let Runner { ready, live, mut pool, mut stats, .. } = runner;
+    let Runner { ready, live, mut pool, stats, .. } = runner;
     ready.into_iter().map(|r| r.sequence).chain(live.into_iter().map(|l| l.sequence)).for_each(|s| pool.release(s));
     debug_assert_eq!(pool.used(), 0, "every page is given back");
-    stats.shared_tokens = (total as u64).saturating_sub(stats.prefill_tokens);
     Ok(stats)
 }
 
@@ -297,13 +295,14 @@ impl Runner<'_> {
         let mut generations = self.live.len();
         while ids.len() < self.limits.rows.max(1) && (generations < self.limits.live || ids.is_empty()) {
             let Some(Ready { node, mut sequence }) = self.ready.pop() else { break };
-            let Node { owner, end, .. } = self.nodes[node];
+            let Node { owner, end, sequences, .. } = self.nodes[node];
             let (start, row) = (sequence.len(), ids.len());
             let rows = (end - start).min(self.limits.rows.max(1) - row);
             self.pool.reserve(&mut sequence, rows);
             segments.push(Segment { row, rows, position: start, pages: sequence.pages().to_vec() });
             ids.extend_from_slice(&self.sequences[owner][start..start + rows]);
             generations += self.nodes[node].ends.len();
+            self.stats.shared_tokens += (rows * (sequences - 1)) as u64;
             chunks.push(Chunk { node, sequence, row, start });
         }
         chunks

@@ -98,6 +98,8 @@ struct OnDisk {
     hidden_act: String,
     #[serde(default)]
     use_sliding_window: bool,
+    #[serde(default)]
+    layer_types: Vec<String>,
     quantization_config: Option<Value>,
     partial_rotary_factor: Option<f64>,
     #[serde(alias = "dtype")]
@@ -130,7 +132,7 @@ pub fn parse(config: &[u8], generation: Option<&[u8]>) -> Result<Config, EngineE
         (false, _) => Bias::None,
     };
     Ok(Config {
-        rope: rope(&disk)?,
+        rope: rope(disk.rope_theta, [&disk.rope_parameters, &disk.rope_scaling].into_iter().flatten().find(|v| !v.is_null()))?,
         head_dim: disk.head_dim.unwrap_or(disk.hidden_size / disk.num_attention_heads),
         kv_heads: disk.num_key_value_heads.unwrap_or(disk.num_attention_heads),
         hidden_size: disk.hidden_size,
@@ -155,6 +157,9 @@ fn check(disk: &OnDisk) -> Result<(), EngineError> {
     if disk.use_sliding_window {
         return Err(unsupported("use_sliding_window", "true", "false"));
     }
+    if let Some(other) = disk.layer_types.iter().find(|kind| *kind != "full_attention") {
+        return Err(unsupported("layer_types", other, "full_attention"));
+    }
     if disk.mlp_bias {
         return Err(unsupported("mlp_bias", "true", "false"));
     }
@@ -165,6 +170,12 @@ fn check(disk: &OnDisk) -> Result<(), EngineError> {
     if let Some(part) = disk.partial_rotary_factor.filter(|p| *p != 1.0) {
         return Err(unsupported("partial_rotary_factor", &part.to_string(), "1.0"));
     }
+    check_sizes(disk)
+}
+
+/// Refuses sizes that no model has; what is left multiplies without overflow.
+fn check_sizes(disk: &OnDisk) -> Result<(), EngineError> {
+    const LARGEST: usize = 1 << 24;
     let kv_heads = disk.num_key_value_heads.unwrap_or(disk.num_attention_heads);
     for (name, value) in [
         ("hidden_size", disk.hidden_size),
@@ -174,8 +185,8 @@ fn check(disk: &OnDisk) -> Result<(), EngineError> {
         ("vocab_size", disk.vocab_size),
         ("head_dim", disk.head_dim.unwrap_or(2)),
     ] {
-        if value == 0 {
-            return Err(unsupported(name, "0", "1 and more"));
+        if value == 0 || value > LARGEST {
+            return Err(unsupported(name, &value.to_string(), &format!("1 to {LARGEST}")));
         }
     }
     if !disk.num_attention_heads.is_multiple_of(kv_heads) {
@@ -190,10 +201,12 @@ fn check(disk: &OnDisk) -> Result<(), EngineError> {
 }
 
 /// transformers 4 writes `rope_theta` and `rope_scaling`, transformers 5 `rope_parameters` with both.
-fn rope(disk: &OnDisk) -> Result<Rope, EngineError> {
-    let parameters = [&disk.rope_parameters, &disk.rope_scaling].into_iter().flatten().find(|v| !v.is_null());
+///
+/// # Errors
+/// A type of scaling that is not computed here, or one that lacks a parameter.
+pub fn rope(theta: Option<f64>, parameters: Option<&Value>) -> Result<Rope, EngineError> {
     let inner = parameters.and_then(|p| p.get("rope_theta")).and_then(Value::as_f64);
-    let theta = inner.or(disk.rope_theta).unwrap_or(10_000.0);
+    let theta = inner.or(theta).unwrap_or(10_000.0);
     let kind = parameters.and_then(|p| p.get("rope_type").or_else(|| p.get("type"))).and_then(Value::as_str);
     let scaling = match (kind, parameters) {
         (None | Some("default"), _) => None,

@@ -18,10 +18,10 @@ use super::{
     ContinuationScore, EndTokens, Engine, EngineError, Finish, Generate, Generated, Identity, LogLikelihood, Note, Outcome, Output,
     Request, RequestFailure, RequestId, RequestKind, Response, Sink, Stats,
 };
-use crate::text::stop::cut_at_stop;
 use crate::text::tokenizer::Tokenizer;
 use batch::{Limits, Listener, TokenFinish, TokenOutput, TokenRequest};
 use candle_core::Device;
+use encode::Stops;
 use model::Model;
 use std::{ops::ControlFlow, path::Path, sync::atomic::Ordering};
 use weights::{ModelFiles, Rounding, Weights};
@@ -150,9 +150,10 @@ impl Llama {
         }
     }
 
-    /// A request in token ids, or why it has none.
+    /// A request in token ids (none where nothing is asked), or why it has none.
     fn encode(&self, request: &Request) -> Result<Vec<TokenRequest>, String> {
         match &request.kind {
+            RequestKind::Generate(generate) if generate.max_new_tokens == 0 => Ok(Vec::new()),
             RequestKind::Generate(generate) => self.encode_generate(generate).map(|r| vec![r]),
             RequestKind::LogLikelihood(scored) => scored.continuations.iter().map(|c| self.encode_pair(scored, c)).collect(),
         }
@@ -176,9 +177,11 @@ impl Llama {
         let prefix = self.tokenizer.eos_id();
         let (context, tokens, _) =
             encode::pair(&self.tokenizer, &scored.context, continuation, scored.rules.bos, prefix).map_err(|e| e.to_string())?;
-        if tokens.is_empty() || context.is_empty() {
-            let what = if tokens.is_empty() { "continuation" } else { "context" };
-            return Err(format!("the {what} of {continuation:?} has no token: its log-likelihood does not exist"));
+        if tokens.is_empty() {
+            return Err(format!("the continuation {continuation:?} has no token: its log-likelihood does not exist"));
+        }
+        if context.is_empty() {
+            return Err("the context has no token, and the tokenizer has none to put before it".into());
         }
         Ok(TokenRequest::Score { context, continuation: tokens })
     }
@@ -224,19 +227,22 @@ impl Engine for Llama {
     fn serve(&mut self, requests: &[Request], sink: &mut Sink<'_>) -> Result<Stats, EngineError> {
         let mut serving = Serving::default();
         for (index, request) in requests.iter().enumerate() {
-            match self.encode(request) {
-                Ok(parts) => serving.add(index, parts),
-                Err(message) => {
-                    let failure = RequestFailure { id: request.id.clone(), message, attempts: 1 };
-                    if sink.push(Err(failure)).is_break() {
-                        return Ok(Stats::default());
-                    }
+            let outcome = match self.encode(request) {
+                Ok(parts) if !parts.is_empty() => {
+                    serving.add(index, parts);
+                    continue;
                 }
+                Ok(_) => Ok(nothing_asked(request)),
+                Err(message) => Err(RequestFailure { id: request.id.clone(), message, attempts: 1 }),
+            };
+            if sink.cancelled() || sink.push(outcome).is_break() {
+                return Ok(Stats::default());
             }
         }
         let Serving { tokens, places, mut open } = serving;
         let (tokenizer, limit) = (self.tokenizer.clone(), self.model.config().max_position_embeddings);
-        let reader = Reader { tokenizer: &tokenizer, requests, tokens: &tokens, places: &places, limit };
+        let stops = requests.iter().map(stops_of).collect();
+        let reader = Reader { tokenizer: &tokenizer, requests, stops, tokens: &tokens, places: &places, limit };
         let cancel = sink.cancel_flag();
         let mut done = |part: usize, output: TokenOutput| {
             let (request, _) = places[part];
@@ -248,9 +254,33 @@ impl Engine for Llama {
             sink.push(reader.outcome(request, std::mem::take(parts)))
         };
         let mut listener =
-            Listener { stops: &|part, new| reader.stops(part, new), done: &mut done, go_on: &|| !cancel.load(Ordering::Relaxed) };
+            Listener { stops: &|part, new| reader.stopped(part, new), done: &mut done, go_on: &|| !cancel.load(Ordering::Relaxed) };
         self.run(&tokens, &mut listener)
     }
+}
+
+/// Stop strings of a request, with those after which its protocol reads nothing.
+fn stops_of(request: &Request) -> Stops {
+    match &request.kind {
+        RequestKind::Generate(g) => Stops::new(g.stop.iter().chain(&g.enough).cloned(), g.rules.decode),
+        RequestKind::LogLikelihood(scored) => Stops::new([], scored.rules.decode),
+    }
+}
+
+/// The answer to a request for no token, or for the log-probabilities of no continuation.
+fn nothing_asked(request: &Request) -> Response {
+    let output = match &request.kind {
+        RequestKind::Generate(_) => Output::Generated(Generated {
+            text: String::new(),
+            token_ids: Some(Vec::new()),
+            finish: Finish::Length,
+            prompt_tokens: None,
+            new_tokens: Some(0),
+            notes: Vec::new(),
+        }),
+        RequestKind::LogLikelihood(_) => Output::LogLikelihoods { continuations: Vec::new() },
+    };
+    Response { id: request.id.clone(), output }
 }
 
 /// Token requests and whose parts they are.
@@ -277,6 +307,8 @@ impl Serving {
 struct Reader<'r> {
     tokenizer: &'r Tokenizer,
     requests: &'r [Request],
+    /// Stop strings of each request.
+    stops: Vec<Stops>,
     tokens: &'r [TokenRequest],
     places: &'r [(usize, usize)],
     /// `max_position_embeddings`.
@@ -293,30 +325,15 @@ impl Reader<'_> {
     }
 
     /// Whether a stop string (or one after which the protocol reads nothing) stands in the text so far.
-    fn stops(&self, part: usize, new: &[u32]) -> bool {
-        let RequestKind::Generate(generate) = &self.requests[self.places[part].0].kind else { return false };
-        if generate.stop.is_empty() && generate.enough.is_empty() {
-            return false;
-        }
-        self.cut(generate, self.text(part, generate, new)).1
-    }
-
-    fn text(&self, part: usize, generate: &Generate, new: &[u32]) -> String {
-        let TokenRequest::Generate { prompt, .. } = &self.tokens[part] else { return String::new() };
-        encode::answer(self.tokenizer, prompt, new, generate.rules.decode)
-    }
-
-    fn cut(&self, generate: &Generate, text: String) -> (String, bool) {
-        let stops: Vec<&String> = generate.stop.iter().chain(&generate.enough).collect();
-        let (kept, stopped) = cut_at_stop(&text, &stops);
-        (kept.to_owned(), stopped)
+    fn stopped(&self, part: usize, new: &[u32]) -> bool {
+        self.stops[self.places[part].0].reached(self.tokenizer, self.tokens[part].prompt(), new)
     }
 
     fn outcome(&self, request: usize, mut parts: Vec<(usize, TokenOutput)>) -> Outcome {
         parts.sort_by_key(|(part, _)| self.places[*part].1);
         let id = &self.requests[request].id;
         let output = match &self.requests[request].kind {
-            RequestKind::Generate(generate) => parts.pop().and_then(|(part, output)| self.generated(part, generate, output)),
+            RequestKind::Generate(_) => parts.pop().and_then(|(part, output)| self.generated(part, output)),
             RequestKind::LogLikelihood(_) => {
                 let continuations = parts.iter().filter_map(|(_, output)| scored(output)).collect();
                 Some(Output::LogLikelihoods { continuations })
@@ -325,10 +342,11 @@ impl Reader<'_> {
         output.map(|output| Response { id: id.clone(), output }).ok_or_else(|| unanswered(id))
     }
 
-    fn generated(&self, part: usize, generate: &Generate, output: TokenOutput) -> Option<Output> {
+    fn generated(&self, part: usize, output: TokenOutput) -> Option<Output> {
         let TokenOutput::Generated { tokens, finish, gap } = output else { return None };
-        let prompt = self.tokens[part].prompt().len();
-        let (text, stopped) = self.cut(generate, self.text(part, generate, &tokens));
+        let (prompt, stops) = (self.tokens[part].prompt(), &self.stops[self.places[part].0]);
+        let (text, stopped) = stops.cut(self.tokenizer, prompt, &tokens);
+        let prompt = prompt.len();
         let finish = match finish {
             _ if stopped => Finish::Stop,
             TokenFinish::End => Finish::EndToken,

@@ -15,6 +15,8 @@ pub struct Node {
     pub parent: Option<usize>,
     /// Nodes that go on from here.
     pub children: Vec<usize>,
+    /// How many sequences have these tokens.
+    pub sequences: usize,
     /// Sequences that end with this node's last token.
     pub ends: Vec<usize>,
 }
@@ -34,7 +36,7 @@ pub fn prefix_tree(sequences: &[Vec<u32>]) -> Vec<Node> {
         let index = nodes.len();
         let ending = order[range.clone()].iter().take_while(|i| sequences[**i].len() == end).count();
         let ends = order[range.start..range.start + ending].to_vec();
-        nodes.push(Node { owner: order[range.start], start, end, parent, children: Vec::new(), ends });
+        nodes.push(Node { owner: order[range.start], start, end, parent, children: Vec::new(), sequences: range.len(), ends });
         if let Some(parent) = parent {
             nodes[parent].children.push(index);
         }
@@ -98,6 +100,8 @@ mod tests {
             for (at, node) in nodes.iter().enumerate() {
                 prop_assert!(node.start < node.end);
                 prop_assert!(node.parent.is_none_or(|p| p < at && nodes[p].end == node.start && nodes[p].children.contains(&at)));
+                let sharers = sequences.iter().filter(|s| s.starts_with(&spelled(&nodes, &sequences, at)));
+                prop_assert_eq!(node.sequences, sharers.count());
                 for end in &node.ends {
                     seen[*end] += 1;
                     prop_assert_eq!(&spelled(&nodes, &sequences, at), &sequences[*end]);

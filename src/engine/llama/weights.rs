@@ -79,6 +79,24 @@ impl ModelFiles {
         })
     }
 
+    /// The files of a model that is part of the program, by name.
+    ///
+    /// # Errors
+    /// When one that must be there is missing.
+    pub fn built_in(files: &[(&str, &'static [u8])]) -> Result<Self, EngineError> {
+        let find = |name: &str| files.iter().find(|(n, _)| *n == name).map(|(_, bytes)| bytes.to_vec());
+        let need = |name: &str| find(name).ok_or_else(|| EngineError::new(format!("the built-in model has no {name}")));
+        let weights = files.iter().filter(|(name, _)| name.ends_with(".safetensors"));
+        Ok(ModelFiles {
+            config: need("config.json")?,
+            generation_config: find("generation_config.json"),
+            tokenizer: need("tokenizer.json")?,
+            tokenizer_config: find("tokenizer_config.json"),
+            special_tokens_map: find("special_tokens_map.json"),
+            weights: weights.map(|(name, bytes)| WeightFile { name: (*name).into(), bytes: Bytes::Static(bytes) }).collect(),
+        })
+    }
+
     /// Identifies the weights without reading them all: SHA-256 over each file's name, size and header (names, types, shapes, offsets),
     /// and over the content of files of at most 64 MiB.
     pub fn weights_sha256(&self) -> String {
@@ -170,11 +188,6 @@ impl<'f> Weights<'f> {
             )),
         };
         Ok(Weights { files: files.weights.iter().map(open).collect::<Result<_, _>>()?, device: device.clone(), rounding })
-    }
-
-    /// Whether a tensor exists.
-    pub fn has(&self, name: &str) -> bool {
-        self.files.iter().any(|(_, tensors)| tensors.tensor(name).is_ok())
     }
 
     /// A tensor of exactly this shape, as f32.

@@ -84,7 +84,7 @@ fn run_in(
     published: Option<&ReferenceRow>,
 ) -> Verdict {
     let cancel = interrupt::install()?;
-    let mut engine = engines::build(choice)?;
+    let mut engine = engines::build(choice, args.threads)?;
     let spec = spec(args, command_line, choice, plan, engine.as_ref(), writer)?;
     let resume = format!("swallow-eval run --resume {}", writer.dir().path().display());
     let progress = Progress::new(if args.quiet { Show::Nothing } else { Show::on_stderr() });

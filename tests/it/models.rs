@@ -299,28 +299,6 @@ fn request_sets() -> impl Strategy<Value = Vec<TokenRequest>> {
     prop::collection::vec(one, 1..24)
 }
 
-/// Equal but for what another order of additions may change.
-fn assert_same(a: &TokenOutput, b: &TokenOutput) -> Result<(), TestCaseError> {
-    match (a, b) {
-        (TokenOutput::Scored { logprobs: x, gap, .. }, TokenOutput::Scored { logprobs: y, .. }) => {
-            prop_assert!(x.len() == y.len() && x.iter().zip(y).all(|(x, y)| (x - y).abs() < 1e-5), "{a:?} {b:?}");
-            prop_assert!(*gap < 1e-4 || greedy(a) == greedy(b), "{a:?} {b:?}");
-        }
-        (TokenOutput::Generated { tokens: x, gap, .. }, TokenOutput::Generated { tokens: y, .. }) => {
-            prop_assert!(*gap < 1e-4 || x == y, "{a:?} {b:?}");
-        }
-        _ => prop_assert!(false, "{a:?} {b:?}"),
-    }
-    Ok(())
-}
-
-fn greedy(output: &TokenOutput) -> Option<(&[u32], bool)> {
-    match output {
-        TokenOutput::Scored { greedy, is_greedy, .. } => Some((greedy, *is_greedy)),
-        TokenOutput::Generated { .. } => None,
-    }
-}
-
 proptest! {
     #![proptest_config(ProptestConfig { cases: 24, ..ProptestConfig::default() })]
 
@@ -338,8 +316,9 @@ proptest! {
             let (alone, stats) = run(&mut other, std::slice::from_ref(request));
             prop_assert_eq!(stats.shared_tokens, 0);
             computed += stats.prefill_tokens;
-            assert_same(&alone[0], &together[index])?;
-            assert_same(&alone[0], &small_steps[index])?;
+            // To the last bit: no near tie, draw or log-likelihood depends on company.
+            prop_assert_eq!(&alone[0], &together[index]);
+            prop_assert_eq!(&alone[0], &small_steps[index]);
         }
         prop_assert_eq!(computed, stats.prefill_tokens + stats.shared_tokens, "what is shared is what others would compute again");
     }

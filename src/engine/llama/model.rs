@@ -8,6 +8,7 @@ use super::kv::Pool;
 use super::ops::{
     Heads, Segment,
     cpu::{self, RopeTable},
+    linear::Linear,
 };
 use super::weights::Weights;
 use crate::engine::EngineError;
@@ -19,25 +20,24 @@ const LOGIT_ROWS: usize = 256;
 
 struct Layer {
     input_norm: Tensor,
-    /// Query, key and value weights, one below the other.
-    qkv: Tensor,
-    qkv_bias: Option<Tensor>,
-    output: Tensor,
-    output_bias: Option<Tensor>,
+    /// Query, key and value, one after the other.
+    qkv: Linear,
+    output: Linear,
     post_norm: Tensor,
-    /// Gate and up weights, one below the other.
-    gate_up: Tensor,
-    down: Tensor,
+    /// Gate and up, one after the other.
+    gate_up: Linear,
+    down: Linear,
 }
 
 /// A loaded model.
 pub struct Model {
     config: Config,
     heads: Heads,
-    embedding: Tensor,
+    /// `None` where the head is the embedding too: at 128k tokens a second copy would be most of a small model.
+    embedding: Option<Tensor>,
     layers: Vec<Layer>,
     final_norm: Tensor,
-    head: Tensor,
+    head: Linear,
     rope: RopeTable,
     /// Threads of its own; rayon's where `None`.
     threads: Option<ThreadPool>,
@@ -52,7 +52,10 @@ impl Model {
         let (vocab, hidden) = (config.vocab_size, config.hidden_size);
         let embedding = weights.get("model.embed_tokens.weight", &[vocab, hidden])?;
         // A checkpoint may carry a head although its config ties it; transformers ties by the config then.
-        let head = if config.tied { embedding.clone() } else { weights.get("lm_head.weight", &[vocab, hidden])? };
+        let (embedding, head) = match config.tied {
+            true => (None, linear(&embedding, None)?),
+            false => (Some(embedding), linear(&weights.get("lm_head.weight", &[vocab, hidden])?, None)?),
+        };
         let layers = (0..config.layers).map(|i| Layer::load(i, &config, weights)).collect::<std::result::Result<_, _>>()?;
         let heads = Heads { query: config.heads, kv: config.kv_heads, dim: config.head_dim };
         let rope = RopeTable::new(config.rope.inverse_frequencies(config.head_dim));
@@ -86,7 +89,11 @@ impl Model {
         let reach = segments.iter().map(|s| s.position + s.rows).max().unwrap_or(0);
         self.rope.reach(reach);
         let x = self.in_pool(|| {
-            let mut x = self.embedding.index_select(&Tensor::new(ids, &Device::Cpu)?, 0)?;
+            let ids = Tensor::new(ids, &Device::Cpu)?;
+            let mut x = match &self.embedding {
+                Some(embedding) => embedding.index_select(&ids, 0)?,
+                None => self.head.embed(&ids)?,
+            };
             for (index, layer) in self.layers.iter().enumerate() {
                 x = self.layer(index, layer, x, segments, pool)?;
             }
@@ -95,7 +102,7 @@ impl Model {
         for (piece, rows) in wanted.chunks(LOGIT_ROWS).enumerate() {
             let logits = self.in_pool(|| {
                 let rows = x.index_select(&Tensor::new(rows, &Device::Cpu)?, 0)?;
-                self.norm(&rows, &self.final_norm)?.matmul(&self.head.t()?)?.flatten_all()?.to_vec1::<f32>()
+                self.head.forward(&self.norm(&rows, &self.final_norm)?)?.flatten_all()?.to_vec1::<f32>()
             })?;
             if logits.iter().any(|l| l.is_nan()) {
                 candle_core::bail!("a logit is not a number: the weights are broken, or too large for the data type");
@@ -117,15 +124,15 @@ impl Model {
     fn layer(&self, index: usize, layer: &Layer, x: Tensor, segments: &[Segment], pool: &mut Pool) -> Result<Tensor> {
         let rows = x.dim(0)?;
         let normed = self.norm(&x, &layer.input_norm)?;
-        let qkv = linear(&normed, &layer.qkv, layer.qkv_bias.as_ref())?.flatten_all()?.to_vec1::<f32>()?;
+        let qkv = layer.qkv.forward(&normed)?.flatten_all()?.to_vec1::<f32>()?;
         let queries = cpu::rotate_and_write(&qkv, segments, self.heads, &self.rope, pool, index);
         let attended = cpu::paged_attention(&queries, segments, self.heads, pool, index);
         let attended = Tensor::from_vec(attended, (rows, self.heads.query * self.heads.dim), &Device::Cpu)?;
-        let x = (x + linear(&attended, &layer.output, layer.output_bias.as_ref())?)?;
-        let gate_up = linear(&self.norm(&x, &layer.post_norm)?, &layer.gate_up, None)?.flatten_all()?.to_vec1::<f32>()?;
+        let x = (x + layer.output.forward(&attended)?)?;
+        let gate_up = layer.gate_up.forward(&self.norm(&x, &layer.post_norm)?)?.flatten_all()?.to_vec1::<f32>()?;
         let width = self.config.intermediate_size;
         let activated = Tensor::from_vec(cpu::silu_mul(&gate_up, width), (rows, width), &Device::Cpu)?;
-        x + linear(&activated, &layer.down, None)?
+        x + layer.down.forward(&activated)?
     }
 
     fn norm(&self, x: &Tensor, weight: &Tensor) -> Result<Tensor> {
@@ -150,23 +157,19 @@ impl Layer {
                 Some(stack(&parts)?)
             }
         };
+        let output_bias = if config.bias == Bias::All { Some(get("self_attn.o_proj.bias", &[hidden])?) } else { None };
+        let gate_up = stack(&[get("mlp.gate_proj.weight", &[inner, hidden])?, get("mlp.up_proj.weight", &[inner, hidden])?])?;
         Ok(Layer {
             input_norm: get("input_layernorm.weight", &[hidden])?,
-            qkv: stack(&qkv_weights)?,
-            qkv_bias,
-            output: get("self_attn.o_proj.weight", &[hidden, q])?,
-            output_bias: if config.bias == Bias::All { Some(get("self_attn.o_proj.bias", &[hidden])?) } else { None },
+            qkv: linear(&stack(&qkv_weights)?, qkv_bias)?,
+            output: linear(&get("self_attn.o_proj.weight", &[hidden, q])?, output_bias)?,
             post_norm: get("post_attention_layernorm.weight", &[hidden])?,
-            gate_up: stack(&[get("mlp.gate_proj.weight", &[inner, hidden])?, get("mlp.up_proj.weight", &[inner, hidden])?])?,
-            down: get("mlp.down_proj.weight", &[hidden, inner])?,
+            gate_up: linear(&gate_up, None)?,
+            down: linear(&get("mlp.down_proj.weight", &[hidden, inner])?, None)?,
         })
     }
 }
 
-fn linear(x: &Tensor, weight: &Tensor, bias: Option<&Tensor>) -> Result<Tensor> {
-    let out = x.matmul(&weight.t()?)?;
-    match bias {
-        Some(bias) => out.broadcast_add(bias),
-        None => Ok(out),
-    }
+fn linear(weight: &Tensor, bias: Option<Tensor>) -> std::result::Result<Linear, EngineError> {
+    Linear::new(weight, bias).map_err(|e| EngineError::new(format!("failed to lay out weights: {e}")))
 }

@@ -3,6 +3,7 @@
 //! One implementation a device; `model` calls them by these names and knows none. Only the CPU exists in this version.
 
 pub mod cpu;
+pub mod linear;
 
 /// One sequence's part of a packed step.
 #[derive(Clone, Debug)]

@@ -62,31 +62,61 @@ fn penalise<'s>(logits: &[f32], seen: impl Iterator<Item = &'s u32>, penalty: f6
     Some(penalised)
 }
 
-/// Tokens that may be drawn with their probabilities, most probable first (the lower id first among equals): temperature, then top-k (which
-/// keeps ties with the k-th, as transformers does), then top-p (which keeps the token that crosses p).
+/// Tokens that may be drawn with their probabilities: temperature, then top-k (which keeps ties with the k-th, as transformers does), then
+/// top-p (which keeps the token that crosses p). Most probable first (the lower id first among equals) where top-k or top-p cuts; by id
+/// where nothing does, because sorting a vocabulary of 128k for every token would cost more than a small model.
 pub fn distribution(logits: &[f32], sampling: &Sampling) -> Vec<(u32, f64)> {
-    let mut order: Vec<(u32, f64)> = logits.iter().enumerate().map(|(id, l)| (id as u32, f64::from(*l) / sampling.temperature)).collect();
-    order.sort_by(|a, b| b.1.total_cmp(&a.1).then(a.0.cmp(&b.0)));
+    let largest = f64::from(logits.iter().copied().fold(f32::NEG_INFINITY, f32::max)) / sampling.temperature;
+    let weight = |logit: f32| (f64::from(logit) / sampling.temperature - largest).exp();
+    let mut kept: Vec<(u32, f64)> = logits.iter().enumerate().map(|(id, l)| (id as u32, weight(*l))).collect();
     let k = sampling.top_k as usize;
-    if k > 0 && k < order.len() {
-        let kth = order[k - 1].1;
-        order.retain(|(_, l)| *l >= kth);
+    if k > 0 && k < kept.len() {
+        let (_, kth, _) = kept.select_nth_unstable_by(k - 1, most_probable_first);
+        let kth = logits[kth.0 as usize];
+        kept.retain(|(id, _)| logits[*id as usize] >= kth);
+        kept.sort_unstable_by(most_probable_first);
     }
-    let largest = order.first().map_or(0.0, |o| o.1);
-    order.iter_mut().for_each(|(_, l)| *l = (*l - largest).exp());
-    normalise(&mut order);
+    normalise(&mut kept);
     if sampling.top_p < 1.0 {
-        let mut before = 0.0;
-        let keep = order.iter().take_while(|(_, p)| {
-            let keep = before < sampling.top_p;
-            before += p;
-            keep
-        });
-        let keep = keep.count().max(1);
-        order.truncate(keep);
-        normalise(&mut order);
+        keep_mass(&mut kept, sampling.top_p);
+        normalise(&mut kept);
     }
-    order
+    kept
+}
+
+/// By probability, then by id: an order in which no two tokens are equal.
+fn most_probable_first(a: &(u32, f64), b: &(u32, f64)) -> std::cmp::Ordering {
+    b.1.total_cmp(&a.1).then(a.0.cmp(&b.0))
+}
+
+/// Keeps the most probable tokens up to the one that crosses `mass`, in order. Only as many as needed are sorted.
+fn keep_mass(weights: &mut Vec<(u32, f64)>, mass: f64) {
+    let mut candidates = 64;
+    loop {
+        let whole = candidates >= weights.len();
+        if !whole {
+            weights.select_nth_unstable_by(candidates, most_probable_first);
+        }
+        let end = candidates.min(weights.len());
+        let head = &mut weights[..end];
+        head.sort_unstable_by(most_probable_first);
+        let keep = until_mass(head, mass).max(1);
+        if whole || keep < end {
+            return weights.truncate(keep);
+        }
+        candidates *= 8;
+    }
+}
+
+/// How many tokens from the first on reach the mass, the one that crosses it included.
+fn until_mass(weights: &[(u32, f64)], mass: f64) -> usize {
+    let mut before = 0.0;
+    let below = weights.iter().take_while(|(_, p)| {
+        let below = before < mass;
+        before += p;
+        below
+    });
+    below.count()
 }
 
 fn normalise(weights: &mut [(u32, f64)]) {
@@ -109,12 +139,31 @@ mod tests {
     #[test]
     fn support_of_top_k_and_top_p() {
         let logits = [0.0, 2.0, 1.0, 2.0, -1.0];
-        assert_eq!(ids(&logits, &sampling(1.0, 0, 1.0)), [1, 3, 2, 0, 4]);
+        assert_eq!(ids(&logits, &sampling(1.0, 0, 1.0)), [0, 1, 2, 3, 4]);
         assert_eq!(ids(&logits, &sampling(1.0, 3, 1.0)), [1, 3, 2]);
         assert_eq!(ids(&logits, &sampling(1.0, 1, 1.0)), [1, 3], "a tie with the k-th stays");
         // Probabilities are about .38 .38 .14 .05 .02: the second token crosses 0.5 and stays.
         assert_eq!(ids(&logits, &sampling(1.0, 0, 0.5)), [1, 3]);
         assert_eq!(ids(&logits, &sampling(1.0, 0, 1e-9)), [1]);
+    }
+
+    #[test]
+    fn top_p_sorts_no_more_than_it_needs_and_keeps_the_same() {
+        // Flat enough that the mass lies beyond the first candidates.
+        let logits: Vec<f32> = (0..3000).map(|i| ((i * 7919 % 3001) as f32 / 1500.0).sin()).collect();
+        for (temperature, top_k, top_p) in [(1.0, 0, 0.9), (0.2, 0, 0.95), (1.0, 2000, 0.8), (1.0, 0, 0.001), (1.0, 0, 0.999_999)] {
+            let mut sorted = distribution(&logits, &sampling(temperature, top_k, 1.0));
+            sorted.sort_by(most_probable_first);
+            let mut mass = 0.0;
+            let mut expected = Vec::new();
+            for (id, p) in sorted {
+                if mass < top_p {
+                    expected.push(id);
+                }
+                mass += p;
+            }
+            assert_eq!(ids(&logits, &sampling(temperature, top_k, top_p)), expected, "{top_k} {top_p}");
+        }
     }
 
     #[test]

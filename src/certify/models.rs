@@ -35,7 +35,8 @@ const GOLDEN: [&str; 9] = [
 ];
 
 /// Files of the model itself, weights aside.
-const MODEL: [&str; 6] = [
+const MODEL: [&str; 7] = [
+    "chat_template.jinja",
     "config.json",
     "generation_config.json",
     "model.safetensors.index.json",

@@ -66,6 +66,7 @@ fn demo(threads: Option<NonZeroUsize>) -> Result<Box<dyn Engine>, Failure> {
         tokenizer: small("tokenizer.json").unwrap_or_default(),
         tokenizer_config: small("tokenizer_config.json"),
         special_tokens_map: None,
+        chat_template: None,
         weights: vec![WeightFile { name: "demo/model.safetensors".into(), bytes: Bytes::Static(weights) }],
     };
     let options = LoadOptions { model: "demo".into(), threads: threads.map(NonZeroUsize::get), ..LoadOptions::default() };

@@ -52,11 +52,14 @@ pub struct Tokenizer {
     inner: tokenizers::Tokenizer,
     config: Value,
     special_tokens: Value,
+    /// `chat_template.jinja`.
+    chat_template: Option<String>,
     sha256: String,
 }
 
 impl Tokenizer {
-    /// Reads `tokenizer.json` and, where they are, `tokenizer_config.json` and `special_tokens_map.json` of a model directory.
+    /// Reads `tokenizer.json` and, where they are, `tokenizer_config.json`, `special_tokens_map.json` and `chat_template.jinja` of a model
+    /// directory.
     ///
     /// # Errors
     /// [`TokenizerError::Read`], [`TokenizerError::Invalid`].
@@ -68,7 +71,18 @@ impl Tokenizer {
             Err(e) => Err(e),
         };
         let (config, special) = (optional("tokenizer_config.json")?, optional("special_tokens_map.json")?);
-        Self::from_bytes(&read("tokenizer.json")?, config.as_deref(), special.as_deref())
+        let tokenizer = Self::from_bytes(&read("tokenizer.json")?, config.as_deref(), special.as_deref())?;
+        tokenizer.with_chat_template(optional("chat_template.jinja")?)
+    }
+
+    /// The same tokenizer with the content of `chat_template.jinja`, which wins over tokenizer_config.json as it does in transformers.
+    ///
+    /// # Errors
+    /// [`TokenizerError::Invalid`] where it is no UTF-8.
+    pub fn with_chat_template(mut self, template: Option<Vec<u8>>) -> Result<Self, TokenizerError> {
+        let invalid = |e: std::string::FromUtf8Error| TokenizerError::Invalid { name: "chat_template.jinja", cause: e.to_string() };
+        self.chat_template = template.map(String::from_utf8).transpose().map_err(invalid)?;
+        Ok(self)
     }
 
     /// A tokenizer from the contents of its files.
@@ -89,6 +103,7 @@ impl Tokenizer {
             inner,
             config: parse("tokenizer_config.json", config)?,
             special_tokens: parse("special_tokens_map.json", special_tokens)?,
+            chat_template: None,
             sha256: Sha256::digest(tokenizer).iter().map(|b| format!("{b:02x}")).collect(),
         })
     }
@@ -135,9 +150,15 @@ impl Tokenizer {
         self.id(self.special_token(name)?)
     }
 
-    /// The chat template, where the tokenizer has one.
+    /// The chat template, where the tokenizer has one; of several, the one named `default`.
     pub fn chat_template(&self) -> Option<&str> {
-        self.config.get("chat_template")?.as_str()
+        if let Some(template) = &self.chat_template {
+            return Some(template);
+        }
+        match self.config.get("chat_template")? {
+            Value::Array(named) => named.iter().find(|t| t["name"] == "default")?.get("template")?.as_str(),
+            single => single.as_str(),
+        }
     }
 
     /// Whether decoding ends with `clean_up_tokenization_spaces` when nobody says otherwise.
@@ -167,5 +188,22 @@ mod tests {
         assert!(error.starts_with("tokenizer.json is not valid: "), "{error}");
         let missing = Tokenizer::from_dir(Path::new("no such directory")).expect_err("missing").to_string();
         assert!(missing.contains("tokenizer.json"), "{missing}");
+    }
+    #[test]
+    fn chat_templates_are_found_in_each_of_their_places() {
+        let tokenizer = br#"{"model": {"type": "BPE", "vocab": {"a": 0}, "merges": []}}"#;
+        for (config, file, expected) in [
+            (r#"{"chat_template": "one"}"#, None, Some("one")),
+            (r#"{"chat_template": [{"name": "tool_use", "template": "t"}, {"name": "default", "template": "d"}]}"#, None, Some("d")),
+            (r#"{"chat_template": [{"name": "tool_use", "template": "t"}]}"#, None, None),
+            (r#"{"chat_template": "one"}"#, Some("file"), Some("file")),
+            ("{}", None, None),
+        ] {
+            let tokenizer = Tokenizer::from_bytes(tokenizer, Some(config.as_bytes()), None).expect("valid");
+            let tokenizer = tokenizer.with_chat_template(file.map(|f| f.as_bytes().to_vec())).expect("UTF-8");
+            assert_eq!(tokenizer.chat_template(), expected, "{config}");
+        }
+        let error = Tokenizer::from_bytes(tokenizer, None, None).expect("valid").with_chat_template(Some(vec![0xff]));
+        assert!(error.expect_err("no UTF-8").to_string().starts_with("chat_template.jinja is not valid"));
     }
 }

@@ -23,6 +23,7 @@ use batch::{Limits, Listener, TokenFinish, TokenOutput, TokenRequest};
 use candle_core::Device;
 use encode::Stops;
 use model::Model;
+use rayon::prelude::*;
 use std::{ops::ControlFlow, path::Path, sync::atomic::Ordering};
 use weights::{ModelFiles, Rounding, Weights};
 
@@ -73,6 +74,7 @@ impl Llama {
         let (rounding, dtype) = rounding(options.dtype.as_deref())?;
         let config = config::parse(&files.config, files.generation_config.as_deref())?;
         let tokenizer = Tokenizer::from_bytes(&files.tokenizer, files.tokenizer_config.as_deref(), files.special_tokens_map.as_deref())
+            .and_then(|tokenizer| tokenizer.with_chat_template(files.chat_template.clone()))
             .map_err(|e| EngineError::new(e.to_string()))?;
         if tokenizer.vocabulary() > config.vocab_size {
             return Err(EngineError::with_hint(
@@ -226,8 +228,10 @@ impl Engine for Llama {
 
     fn serve(&mut self, requests: &[Request], sink: &mut Sink<'_>) -> Result<Stats, EngineError> {
         let mut serving = Serving::default();
-        for (index, request) in requests.iter().enumerate() {
-            let outcome = match self.encode(request) {
+        // A suite is tens of megabytes of prompts: encoded one after the other they would keep a model waiting for seconds.
+        let encoded: Vec<_> = requests.par_iter().map(|request| self.encode(request)).collect();
+        for (index, (request, encoded)) in requests.iter().zip(encoded).enumerate() {
+            let outcome = match encoded {
                 Ok(parts) if !parts.is_empty() => {
                     serving.add(index, parts);
                     continue;

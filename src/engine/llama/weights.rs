@@ -28,6 +28,8 @@ pub struct ModelFiles {
     pub tokenizer_config: Option<Vec<u8>>,
     /// `special_tokens_map.json`.
     pub special_tokens_map: Option<Vec<u8>>,
+    /// `chat_template.jinja`, where newer versions of transformers keep what tokenizer_config.json held before.
+    pub chat_template: Option<Vec<u8>>,
     /// Weight files.
     pub weights: Vec<WeightFile>,
 }
@@ -75,6 +77,7 @@ impl ModelFiles {
             tokenizer: required(dir, "tokenizer.json")?,
             tokenizer_config: optional(dir, "tokenizer_config.json")?,
             special_tokens_map: optional(dir, "special_tokens_map.json")?,
+            chat_template: optional(dir, "chat_template.jinja")?,
             weights: weight_files(dir)?,
         })
     }
@@ -93,22 +96,30 @@ impl ModelFiles {
             tokenizer: need("tokenizer.json")?,
             tokenizer_config: find("tokenizer_config.json"),
             special_tokens_map: find("special_tokens_map.json"),
+            chat_template: find("chat_template.jinja"),
             weights: weights.map(|(name, bytes)| WeightFile { name: (*name).into(), bytes: Bytes::Static(bytes) }).collect(),
         })
     }
 
-    /// Identifies the weights without reading them all: SHA-256 over each file's name, size and header (names, types, shapes, offsets),
-    /// and over the content of files of at most 64 MiB.
+    /// Identifies the weights without reading 140 GB: SHA-256 over each file's name and size, then over its content up to 64 MiB; of a
+    /// larger file over the header (names, types, shapes, offsets) and 4 KiB every MiB, so that two trainings of one shape differ.
     pub fn weights_sha256(&self) -> String {
         const WHOLE: usize = 64 << 20;
+        const EVERY: usize = 1 << 20;
+        const SAMPLE: usize = 4 << 10;
         let mut hash = Sha256::new();
         for file in &self.weights {
             let bytes = file.bytes.as_slice();
-            let header = bytes.get(..8).map_or(0, |b| u64::from_le_bytes(b.try_into().expect("eight bytes")));
-            let end = if bytes.len() <= WHOLE { bytes.len() } else { (header as usize).saturating_add(8).min(bytes.len()) };
             let name = Path::new(&file.name).file_name().unwrap_or_default().to_string_lossy().into_owned();
             hash.update(format!("{name}\0{}\0", bytes.len()));
-            hash.update(&bytes[..end]);
+            if bytes.len() <= WHOLE {
+                hash.update(bytes);
+                continue;
+            }
+            let header = bytes.first_chunk().map_or(0, |b| u64::from_le_bytes(*b));
+            let tensors = usize::try_from(header).unwrap_or(usize::MAX).saturating_add(8).min(bytes.len());
+            hash.update(&bytes[..tensors]);
+            bytes[tensors..].chunks(EVERY).for_each(|part| hash.update(&part[..SAMPLE.min(part.len())]));
         }
         hash.finalize().iter().map(|b| format!("{b:02x}")).collect()
     }
@@ -226,5 +237,36 @@ impl<'f> Weights<'f> {
             Rounding::F16 => values.iter_mut().for_each(|v| *v = f16::from_f32(*v).to_f32()),
         }
         Some(values)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn hash(bytes: Vec<u8>) -> String {
+        let weights = vec![WeightFile { name: "a/model.safetensors".into(), bytes: Bytes::Static(bytes.leak()) }];
+        let files = ModelFiles {
+            config: Vec::new(),
+            generation_config: None,
+            tokenizer: Vec::new(),
+            tokenizer_config: None,
+            special_tokens_map: None,
+            chat_template: None,
+            weights,
+        };
+        files.weights_sha256()
+    }
+
+    #[test]
+    fn trainings_of_one_shape_have_different_hashes() {
+        let small = vec![0u8; 100];
+        let mut last = small.clone();
+        last[99] = 1;
+        assert_ne!(hash(small), hash(last), "small files are hashed whole");
+        let large = vec![0u8; (64 << 20) + 5];
+        let mut other = large.clone();
+        other[8 + (3 << 20) + 17] = 1;
+        assert_ne!(hash(large), hash(other), "a sampled byte differs");
     }
 }

@@ -14,6 +14,7 @@ use super::{
 use crate::{
     dataset::store::Store,
     engine::{Engine, RequestKind},
+    prompt::requests::digest,
     report::{markdown, table::Table, terminal},
     results::{
         ResultsError,
@@ -27,7 +28,7 @@ use crate::{
         Finished, Job, Then,
         ask::{AskError, Event},
         execute,
-        plan::{self, Plan, PlanError, Selection, SkipMissing},
+        plan::{self, Plan, PlanError, PlannedTask, Selection, SkipMissing},
         task_specs,
     },
     task::{
@@ -291,8 +292,21 @@ fn what_would_be_asked(plan: &Plan) -> String {
             distinct.len(),
             planned.shots
         );
+        let _ = writeln!(text, "  sha256 of all prompts {}\n  sha256 of all golds   {}", prompts_sha256(planned), golds_sha256(planned));
     }
     text
+}
+
+/// Digests in asking order (each text preceded by its length), comparable with those of the original harness where every document is asked.
+fn prompts_sha256(planned: &PlannedTask) -> String {
+    digest(planned.asked.iter().map(|a| match &a.request.kind {
+        RequestKind::Generate(generate) => generate.prompt.as_str(),
+        RequestKind::LogLikelihood(scored) => scored.context.as_str(),
+    }))
+}
+
+fn golds_sha256(planned: &PlannedTask) -> String {
+    digest(planned.asked.iter().filter_map(|a| a.reference.first()).map(String::as_str))
 }
 
 fn stopped(error: AskError, resume: &str) -> Failure {

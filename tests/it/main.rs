@@ -11,4 +11,5 @@ mod house;
 mod llama_server;
 mod models;
 mod results;
+mod runs;
 mod support;

@@ -61,7 +61,13 @@ impl Download {
                 most = partial.len();
                 pauses = self.patience.pauses();
             }
-            let Some(pause) = pauses.next().map(|own| wish.unwrap_or(own)) else { return Err(self.failed(fault, tries)) };
+            let Some(pause) = pauses.next().map(|own| wish.unwrap_or(own)) else {
+                // What is here is the beginning of the next attempt, unless it is nothing.
+                if partial.len() == 0 {
+                    partial.discard()?;
+                }
+                return Err(self.failed(fault, tries));
+            };
             self.say(Progress::Retrying { file: self.name(), why: fault.to_string(), pause });
             tokio::time::sleep(pause).await;
         }

@@ -1,5 +1,7 @@
 //! What several topics share.
 
+pub mod server;
+
 use std::path::PathBuf;
 
 /// The folder an environment variable names, or `None` after saying that the test is skipped because of it.

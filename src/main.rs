@@ -1,2 +1,7 @@
 //! The binary: hands over to `cli`.
-fn main() {}
+
+use std::process::ExitCode;
+
+fn main() -> ExitCode {
+    swallow_eval::cli::main()
+}

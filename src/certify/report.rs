@@ -123,7 +123,7 @@ mod tests {
         folder.check_value("f", "r", "a", &json!(1), &json!(1.0));
         folder.check_value("f", "r", "b", &json!([1, {"x": null}]), &json!([1.0, {"x": null}]));
         assert!(folder.mismatches.is_empty());
-        folder.check_value("f", "r", "c", &json!(0.1), &json!(0.100_000_000_000_000_01_f64.next_up()));
+        folder.check_value("f", "r", "c", &json!(0.1), &json!(0.1_f64.next_up()));
         folder.check_value("f", "r", "d", &json!(null), &json!(0));
         folder.check_close("f", "r", "e", 1.0, f64::NAN, 1e-3);
         assert_eq!(folder.mismatches.len(), 3);

@@ -22,7 +22,7 @@ pub fn verify(path: &Path, content: &[u8], file: &DataFile) -> Result<(), Datase
         return differs("size", &format!("{bytes} bytes"), format!("{} bytes", content.len()));
     }
     if let Some(expected) = &file.sha256 {
-        let got = hex(&Sha256::digest(content));
+        let got = sha256(content);
         if got != *expected {
             return differs("sha256", expected, got);
         }
@@ -64,6 +64,11 @@ pub fn verify_rows(path: &Path, file: &DataFile, got: usize) -> Result<(), Datas
         }),
         _ => Ok(()),
     }
+}
+
+/// SHA-256, hexadecimal.
+pub fn sha256(content: &[u8]) -> String {
+    hex(&Sha256::digest(content))
 }
 
 /// `git hash-object`: SHA-1 over `blob <bytes>\0` and the content.

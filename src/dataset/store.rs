@@ -8,10 +8,7 @@ use super::{
 };
 use include_dir::{Dir, include_dir};
 use serde_json::Value;
-use std::{
-    ffi::OsString,
-    path::{Path, PathBuf},
-};
+use std::path::{Path, PathBuf};
 
 static SAMPLES: Dir<'static> = include_dir!("$CARGO_MANIFEST_DIR/samples");
 
@@ -54,13 +51,13 @@ pub struct StoreOptions {
 }
 
 impl StoreOptions {
-    /// `SWALLOW_EVAL_DATA` and [`default_cache`].
+    /// `SWALLOW_EVAL_DATA` and [`default_cache`], looked up with `env` (unset and empty are one).
     ///
     /// # Errors
     /// [`DatasetError::NoHome`].
-    pub fn from_env(network: Network) -> Result<StoreOptions, DatasetError> {
-        let mirror = non_empty(std::env::var_os("SWALLOW_EVAL_DATA")).map(PathBuf::from);
-        Ok(StoreOptions { mirror, cache: default_cache()?, offline: network == Network::Off, base_url: None })
+    pub fn from_env(env: &dyn Fn(&str) -> Option<String>, network: Network) -> Result<StoreOptions, DatasetError> {
+        let mirror = env("SWALLOW_EVAL_DATA").map(PathBuf::from);
+        Ok(StoreOptions { mirror, cache: default_cache(env)?, offline: network == Network::Off, base_url: None })
     }
 }
 
@@ -68,23 +65,17 @@ impl StoreOptions {
 ///
 /// # Errors
 /// [`DatasetError::NoHome`].
-pub fn default_cache() -> Result<PathBuf, DatasetError> {
-    let variables = ["SWALLOW_EVAL_HOME", "XDG_CACHE_HOME"].map(std::env::var_os);
-    cache_below(variables, std::env::home_dir()).ok_or(DatasetError::NoHome { tried: "SWALLOW_EVAL_HOME, XDG_CACHE_HOME and HOME" })
-}
-
-fn cache_below([own, xdg]: [Option<OsString>; 2], home: Option<PathBuf>) -> Option<PathBuf> {
-    if let Some(own) = non_empty(own) {
-        return Some(Path::new(&own).join("data"));
+pub fn default_cache(env: &dyn Fn(&str) -> Option<String>) -> Result<PathBuf, DatasetError> {
+    if let Some(own) = env("SWALLOW_EVAL_HOME") {
+        return Ok(Path::new(&own).join("data"));
     }
-    // The XDG specification has relative paths ignored.
-    let xdg = xdg.map(PathBuf::from).filter(|path| path.is_absolute());
-    let base = xdg.or_else(|| home.filter(|h| !h.as_os_str().is_empty()).map(|h| h.join(".cache")))?;
-    Some(base.join("swallow-eval/data"))
+    Ok(user_cache(env).ok_or(DatasetError::NoHome { tried: "SWALLOW_EVAL_HOME, XDG_CACHE_HOME and HOME" })?.join("swallow-eval/data"))
 }
 
-fn non_empty(value: Option<OsString>) -> Option<OsString> {
-    value.filter(|v| !v.is_empty())
+/// The directory for caches of every program. The XDG specification has relative paths ignored.
+pub(super) fn user_cache(env: &dyn Fn(&str) -> Option<String>) -> Option<PathBuf> {
+    let xdg = env("XDG_CACHE_HOME").map(PathBuf::from).filter(|path| path.is_absolute());
+    xdg.or_else(|| env("HOME").map(|home| Path::new(&home).join(".cache")))
 }
 
 impl Store {
@@ -233,6 +224,17 @@ impl Store {
         Ok(records)
     }
 
+    /// SHA-256 that identifies the content of a data set: of its manifest with the checksums in it, or of the samples.
+    pub fn digest(&self, manifest: &Manifest) -> String {
+        match self {
+            Store::Files { .. } => manifest.sha256.clone(),
+            Store::Samples => {
+                let content = SAMPLES.get_file(format!("{}.jsonl", manifest.name)).map(|f| f.contents()).unwrap_or_default();
+                checksum::sha256(content)
+            }
+        }
+    }
+
     /// Where a file is, or `None`.
     pub fn locate(&self, file: &DataFile) -> Option<(Place, PathBuf)> {
         let Store::Files { mirror, cache, .. } = self else { return None };
@@ -294,16 +296,15 @@ mod tests {
 
     #[test]
     fn the_cache_is_where_the_environment_says() {
-        let os = |text: &str| Some(OsString::from(text));
-        for (own, xdg, home, expected) in [
-            (os("/own"), os("/xdg"), Some("/home/me"), Some("/own/data")),
-            (os("own"), None, None, Some("own/data")),
-            (os(""), os("/xdg"), Some("/home/me"), Some("/xdg/swallow-eval/data")),
-            (None, os("relative"), Some("/home/me"), Some("/home/me/.cache/swallow-eval/data")),
-            (None, None, Some(""), None),
-            (None, None, None, None),
+        for (variables, expected) in [
+            (&[("SWALLOW_EVAL_HOME", "/own"), ("XDG_CACHE_HOME", "/xdg"), ("HOME", "/home/me")][..], Some("/own/data")),
+            (&[("SWALLOW_EVAL_HOME", "own")], Some("own/data")),
+            (&[("XDG_CACHE_HOME", "/xdg"), ("HOME", "/home/me")], Some("/xdg/swallow-eval/data")),
+            (&[("XDG_CACHE_HOME", "relative"), ("HOME", "/home/me")], Some("/home/me/.cache/swallow-eval/data")),
+            (&[], None),
         ] {
-            assert_eq!(cache_below([own, xdg], home.map(PathBuf::from)), expected.map(PathBuf::from));
+            let env = |name: &str| variables.iter().find(|(n, _)| *n == name).map(|(_, value)| (*value).to_owned());
+            assert_eq!(default_cache(&env).ok(), expected.map(PathBuf::from), "{variables:?}");
         }
     }
 

@@ -4,6 +4,8 @@
 //! order. It never sees a reference answer and knows no task. What the protocol does to token ids (BOS, end tokens, truncation, ...) is
 //! part of the request ([`TokenRules`]), never an accident of the engine.
 
+pub mod chat;
+pub mod demo;
 pub mod endpoint;
 pub mod llama;
 pub mod replay;
@@ -282,6 +284,11 @@ impl<'a> Sink<'a> {
     pub fn push(&mut self, outcome: Outcome) -> ControlFlow<()> {
         (self.push)(outcome)?;
         if self.cancelled() { ControlFlow::Break(()) } else { ControlFlow::Continue(()) }
+    }
+
+    /// The flag that [`Sink::cancelled`] reads, for an engine that asks while it holds the sink.
+    pub fn cancel_flag(&self) -> &'a AtomicBool {
+        self.cancel
     }
 
     /// Whether the caller wants no more answers. Engines ask this between steps.

@@ -51,8 +51,8 @@ impl CommandLine {
     }
 }
 
-/// One text without secrets.
-fn redact(text: &str) -> String {
+/// One text without secrets: what may be shown or written of it.
+pub fn redact(text: &str) -> String {
     hide_key_words(&hide_values(&hide_user_info(text)))
 }
 

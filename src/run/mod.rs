@@ -44,14 +44,27 @@ impl MaxFailures {
 /// What a run came to.
 #[derive(Clone, Debug)]
 pub struct Finished {
-    /// The numbers; `None` when the user stopped the run before every request was through.
+    /// The numbers; `None` when the run was stopped, or is not to be scored.
     pub scores: Option<Scores>,
+    /// Whether the user stopped it before every request was through.
+    pub cancelled: bool,
     /// Documents without an answer.
     pub failed: u64,
     /// Documents asked.
     pub documents: u64,
     /// A last line of the journal that a kill had cut short.
     pub torn: Option<String>,
+}
+
+/// What follows the asking.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Then {
+    /// Scores and a line a document.
+    ScoreAndLog,
+    /// Scores alone (`--no-log-samples`).
+    Score,
+    /// Nothing (`--predict-only`).
+    Nothing,
 }
 
 /// Everything a run needs once it is planned.
@@ -68,6 +81,8 @@ pub struct Job<'j> {
     pub cancel: &'j AtomicBool,
     /// Told of progress.
     pub onlooker: &'j dyn Fn(Event<'_>),
+    /// What follows the asking.
+    pub then: Then,
 }
 
 /// The entries of `run.json` for the tasks of a plan.
@@ -89,7 +104,7 @@ pub fn task_specs(plan: &Plan) -> Vec<TaskSpec> {
 /// # Errors
 /// [`AskError`]: a refusal or a dead engine, or an output that became unwritable.
 pub fn execute(job: Job<'_>) -> Result<Finished, AskError> {
-    let Job { plan, mut spec, writer, engine, cancel, onlooker } = job;
+    let Job { plan, mut spec, writer, engine, cancel, onlooker, then } = job;
     ask::check(&plan.tasks, engine)?;
     let asked: Vec<PlannedRequest> = plan.tasks.iter().flat_map(|t| t.asked.iter().cloned()).collect();
     let (mut journal, recovered) = writer.journal()?;
@@ -106,12 +121,14 @@ pub fn execute(job: Job<'_>) -> Result<Finished, AskError> {
     spec.timing.sessions.pop();
     spec.timing.sessions.push(session);
     writer.write_spec(&spec)?;
-    if result.cancelled {
+    if result.cancelled || then == Then::Nothing {
         let documents = plan.tasks.iter().map(|t| t.documents as u64).sum();
-        return Ok(Finished { scores: None, failed: 0, documents, torn });
+        let failed = answers.failures.len() as u64;
+        return Ok(Finished { scores: None, cancelled: result.cancelled, failed, documents, torn });
     }
     let tasks: Vec<Task> = plan.tasks.iter().map(|t| t.task.clone()).collect();
-    let mut finished = score_all(&plan.suite, &tasks, &spec, &asked, &answers, &plan.left_out, writer)?;
+    let scoring = Scoring { suite: &plan.suite, tasks: &tasks, spec: &spec, left_out: &plan.left_out, writer, then };
+    let mut finished = scoring.score(&asked, &answers)?;
     finished.torn = torn;
     Ok(finished)
 }
@@ -125,40 +142,48 @@ pub fn rescore(dir: &RunDir, suite: &Suite, tasks: &[Task], writer: &RunWriter) 
     let asked = dir.requests()?;
     let recovered = dir.responses()?;
     let torn = recovered.torn.map(|t| t.to_string());
-    let mut finished = score_all(suite, tasks, &spec, &asked, &Answers::of(recovered.outcomes), &BTreeMap::new(), writer)?;
+    let scoring = Scoring { suite, tasks, spec: &spec, left_out: &BTreeMap::new(), writer, then: Then::ScoreAndLog };
+    let mut finished = scoring.score(&asked, &Answers::of(recovered.outcomes))?;
     finished.torn = torn;
     Ok(finished)
 }
 
-/// Scores every task of a run in the suite's order, explains the columns without a number, writes `samples.jsonl` and `scores.json`.
-fn score_all(
-    suite: &Suite,
-    tasks: &[Task],
-    spec: &RunSpec,
-    asked: &[PlannedRequest],
-    answers: &Answers,
-    left_out: &BTreeMap<String, String>,
-    writer: &RunWriter,
-) -> Result<Finished, ResultsError> {
-    let purpose = if spec.demo { Purpose::Demo } else { Purpose::Measurement };
-    let mut scored: BTreeMap<&str, TaskScore> = BTreeMap::new();
-    let mut samples: Vec<Sample> = Vec::new();
-    for requests in asked.chunk_by(|a, b| a.task == b.task) {
-        let name = &requests[0].task;
-        let (Some(task), Some(task_spec)) = (tasks.iter().find(|t| t.name == *name), spec.tasks.iter().find(|t| t.task == *name)) else {
-            continue;
-        };
-        let around = score::Circumstances { spec: task_spec, engine: &spec.engine, purpose };
-        let (score, of_task) = score::score_task(task, requests, answers, around);
-        scored.insert(&task.name, score);
-        samples.extend(of_task);
+/// What scoring needs besides requests and answers.
+struct Scoring<'s> {
+    suite: &'s Suite,
+    tasks: &'s [Task],
+    spec: &'s RunSpec,
+    left_out: &'s BTreeMap<String, String>,
+    writer: &'s RunWriter,
+    then: Then,
+}
+
+impl Scoring<'_> {
+    /// Scores every task in the suite's order, explains the columns without a number, writes `samples.jsonl` and `scores.json`.
+    fn score(&self, asked: &[PlannedRequest], answers: &Answers) -> Result<Finished, ResultsError> {
+        let Scoring { suite, tasks, spec, left_out, writer, then } = *self;
+        let purpose = if spec.demo { Purpose::Demo } else { Purpose::Measurement };
+        let mut scored: BTreeMap<&str, TaskScore> = BTreeMap::new();
+        let mut samples: Vec<Sample> = Vec::new();
+        for requests in asked.chunk_by(|a, b| a.task == b.task) {
+            let name = &requests[0].task;
+            let task = tasks.iter().find(|t| t.name == *name);
+            let Some((task, task_spec)) = task.zip(spec.tasks.iter().find(|t| t.task == *name)) else { continue };
+            let around = score::Circumstances { spec: task_spec, engine: &spec.engine, purpose };
+            let (score, of_task) = score::score_task(task, requests, answers, around);
+            scored.insert(&task.name, score);
+            samples.extend(of_task);
+        }
+        let failed = samples.iter().filter(|s| s.failure.is_some()).count() as u64;
+        let documents = samples.len() as u64;
+        let columns = columns(suite, tasks, scored, left_out);
+        let scores = Scores::new(&spec.protocol, &spec.suite, &spec.engine.model, spec.demo, columns);
+        if then == Then::ScoreAndLog {
+            writer.write_samples(&samples)?;
+        }
+        writer.write_scores(&scores)?;
+        Ok(Finished { scores: Some(scores), cancelled: false, failed, documents, torn: None })
     }
-    let failed = samples.iter().filter(|s| s.failure.is_some()).count() as u64;
-    let documents = samples.len() as u64;
-    let scores = Scores::new(&spec.protocol, &spec.suite, &spec.engine.model, spec.demo, columns(suite, tasks, scored, left_out));
-    writer.write_samples(&samples)?;
-    writer.write_scores(&scores)?;
-    Ok(Finished { scores: Some(scores), failed, documents, torn: None })
 }
 
 /// One entry for every column of the suite, with a number or the reason why there is none; then tasks of no column.

@@ -72,12 +72,11 @@ impl Override {
         }
     }
 
-    /// `key=value` of lm-eval's `--gen_kwargs`.
+    /// One setting of lm-eval's `--gen_kwargs`.
     ///
     /// # Errors
     /// A sentence naming key, value and limit.
-    pub fn parse(text: &str) -> Result<Self, String> {
-        let (key, value) = text.split_once('=').ok_or_else(|| format!("'{text}' is not key=value"))?;
+    pub fn parse(key: &str, value: &str) -> Result<Self, String> {
         let number = |low: f64, high: f64| match value.parse::<f64>() {
             Ok(v) if v >= low && v <= high => Ok(v),
             _ => Err(format!("{key} must be a number from {low} to {high}, not '{value}'")),
@@ -101,10 +100,13 @@ impl Override {
     }
 }
 
+/// Records of a split of a data set, or why they are not at hand.
+pub type Records<'r> = &'r dyn Fn(&str, &str) -> Result<Vec<Record>, Missing>;
+
 /// Where records come from.
 pub struct Source<'s> {
-    /// Records of a split of a data set.
-    pub records: &'s dyn Fn(&str, &str) -> Result<Vec<Record>, Missing>,
+    /// Gives records.
+    pub records: Records<'s>,
     /// SHA-256 that identifies a data set's content.
     pub digest: &'s dyn Fn(&str) -> String,
 }
@@ -295,8 +297,8 @@ fn positions(task: &str, documents: usize, selection: &Selection) -> Result<Vec<
     };
     match selection.limit {
         Some(Limit::Count(n)) => positions.truncate(usize::try_from(n).unwrap_or(usize::MAX)),
-        // lm-eval v0.4.2 evaluator.py: `int(len(docs) * limit)`; at least one, so that a small fraction asks something.
-        Some(Limit::Fraction(part)) => positions.truncate(((documents as f64 * part) as usize).max(1)),
+        // Rounded up, as lm-eval 0.4.13 does (`evaluator_utils.py`, `get_sample_size`), so that a small fraction asks something.
+        Some(Limit::Fraction(part)) => positions.truncate((documents as f64 * part).ceil() as usize),
         None => {}
     }
     if let Some(Shard { index, count }) = selection.shard {
@@ -342,7 +344,7 @@ mod tests {
         assert_eq!((full.documents, full.in_full), (10, 10));
         let cases: [(Selection, &[&str]); 5] = [
             (Selection { limit: Some(Limit::Count(3)), ..selection() }, &["00000", "00001", "00002"]),
-            (Selection { limit: Some(Limit::Fraction(0.25)), ..selection() }, &["00000", "00001"]),
+            (Selection { limit: Some(Limit::Fraction(0.25)), ..selection() }, &["00000", "00001", "00002"]),
             (Selection { limit: Some(Limit::Fraction(0.001)), ..selection() }, &["00000"]),
             (Selection { shard: Some(Shard { index: 2, count: 4 }), ..selection() }, &["00001", "00005", "00009"]),
             (Selection { samples: BTreeMap::from([("jemhopqa".into(), vec![7, 2, 2])]), ..selection() }, &["00002", "00007"]),
@@ -358,7 +360,7 @@ mod tests {
     fn overrides_change_requests_and_are_named() {
         let changed = planned(&Selection {
             num_fewshot: Some(1),
-            generation: vec![Override::parse("max_gen_toks=7").expect("valid"), Override::parse("temperature=0.5").expect("valid")],
+            generation: vec![Override::parse("max_gen_toks", "7").expect("valid"), Override::parse("temperature", "0.5").expect("valid")],
             ..selection()
         });
         let RequestKind::Generate(generate) = &changed.asked[0].request.kind else { panic!("a generation") };
@@ -369,14 +371,13 @@ mod tests {
 
     #[test]
     fn wrong_settings_name_key_value_and_limit() {
-        for (text, expected) in [
-            ("temperature", "not key=value"),
-            ("temperature=hot", "'hot'"),
-            ("top_p=0", "from 0.000000001 to 1"),
-            ("max_gen_toks=0", "from 1"),
-            ("beams=3", "unknown generation setting 'beams'"),
+        for (key, value, expected) in [
+            ("temperature", "hot", "'hot'"),
+            ("top_p", "0", "from 0.000000001 to 1"),
+            ("max_gen_toks", "0", "from 1"),
+            ("beams", "3", "unknown generation setting 'beams'"),
         ] {
-            assert!(Override::parse(text).expect_err(text).contains(expected), "{text}");
+            assert!(Override::parse(key, value).expect_err(key).contains(expected), "{key}");
         }
     }
 

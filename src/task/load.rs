@@ -7,7 +7,6 @@ use super::{Task, TaskFile};
 use crate::metric;
 use include_dir::{Dir, include_dir};
 use serde::Deserialize;
-use sha2::{Digest, Sha256};
 use std::path::{Path, PathBuf};
 
 /// The frozen protocol whose numbers stand in the model card.
@@ -181,8 +180,7 @@ pub fn from_text(name: &str, text: &str, path: &str) -> Result<Task, TaskError> 
     if file.request.max_new_tokens == 0 {
         return Err(meaning("request.max_new_tokens is 0; at least 1 is needed".into()));
     }
-    let sha256 = hex(&Sha256::digest(text));
-    Task::new(name, file, sha256).map_err(|(template, cause)| meaning(format!("template '{template}' does not parse: {cause}")))
+    Task::new(name, file, text).map_err(|(template, cause)| meaning(format!("template '{template}' does not parse: {cause}")))
 }
 
 fn parse<T: for<'de> Deserialize<'de>>(text: &str, path: &str) -> Result<T, TaskError> {
@@ -203,10 +201,6 @@ fn dir_name(path: &Path) -> String {
 
 fn stem(path: &Path) -> String {
     path.file_stem().map(|n| n.to_string_lossy().into_owned()).unwrap_or_default()
-}
-
-fn hex(bytes: &[u8]) -> String {
-    bytes.iter().map(|b| format!("{b:02x}")).collect()
 }
 
 #[cfg(test)]

@@ -9,6 +9,7 @@ use crate::engine::{Bos, Cleanup, Decode, EndTokens, Sampling};
 use load::TaskError;
 use minijinja::{Environment, UndefinedBehavior};
 use serde::{Deserialize, Serialize};
+use sha2::{Digest, Sha256};
 
 /// A task ready for use: the file's content, its name and hash, its templates compiled.
 #[derive(Clone, Debug)]
@@ -17,6 +18,8 @@ pub struct Task {
     pub name: String,
     /// What the file says.
     pub file: TaskFile,
+    /// The file's text.
+    pub source: String,
     /// SHA-256 of the file's text, hexadecimal.
     pub sha256: String,
     templates: Environment<'static>,
@@ -55,7 +58,7 @@ impl TemplateName {
 
 impl Task {
     /// Compiles the templates; the error names the one that does not parse.
-    fn new(name: &str, file: TaskFile, sha256: String) -> Result<Self, (&'static str, minijinja::Error)> {
+    fn new(name: &str, file: TaskFile, text: &str) -> Result<Self, (&'static str, minijinja::Error)> {
         let mut templates = Environment::new();
         templates.set_undefined_behavior(UndefinedBehavior::Strict);
         templates.set_keep_trailing_newline(true);
@@ -63,7 +66,8 @@ impl Task {
             let source = template.source(&file).to_owned();
             templates.add_template_owned(template.key(), source).map_err(|e| (template.key(), e))?;
         }
-        Ok(Task { name: name.to_owned(), file, sha256, templates })
+        let sha256 = Sha256::digest(text).iter().map(|b| format!("{b:02x}")).collect();
+        Ok(Task { name: name.to_owned(), file, source: text.to_owned(), sha256, templates })
     }
 
     /// Renders one template over `context`; `what` names the record or document in errors.

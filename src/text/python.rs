@@ -21,9 +21,24 @@ pub fn is_word(c: char) -> bool {
         )
 }
 
+/// Whether Python's `str.isspace` and `str.strip` count the character as white space: Unicode's `White_Space` and the four separators
+/// U+001C to U+001F.
+pub fn is_space(c: char) -> bool {
+    c.is_whitespace() || ('\u{1c}'..='\u{1f}').contains(&c)
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn white_space_is_pythons() {
+        for (c, expected) in
+            [(' ', true), ('\u{3000}', true), ('\u{1f}', true), ('\u{85}', true), ('\u{a0}', true), ('\u{200b}', false), ('\0', false)]
+        {
+            assert_eq!(is_space(c), expected, "{c:?}");
+        }
+    }
 
     #[test]
     fn word_characters_are_pythons() {

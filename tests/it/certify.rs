@@ -205,6 +205,8 @@ fn every_change_in_a_task_folder_is_seen() {
         if task == "jmmlu" {
             fields.push(field("category_full.json", "/with_true_subjects/__all__/correct", "with_true_subjects"));
             fields.push(field("category_full.json", "/upstream_per_task_json/results/jmmlu", "upstream_per_task_json"));
+            let moved = "/documents_upstream_files_under_another_subject/0/true_subject";
+            fields.push(field("category_full.json", moved, "true_subject"));
         } else {
             fields.push(field("fewshot.json", "/documents/3/index_in_filtered_train_source", "index_in_filtered_train_source"));
         }

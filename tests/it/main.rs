@@ -1,8 +1,15 @@
 //! One integration-test binary; a module a topic.
 
-#![allow(missing_docs, clippy::unwrap_used, clippy::expect_used)]
+#![allow(clippy::unwrap_used, clippy::expect_used, clippy::print_stderr, reason = "a test fails by panicking, and says what it skips")]
 
 mod certify;
+mod cli;
+mod contract;
 mod data;
+mod endpoint;
+mod endpoint_faults;
+mod house;
+mod llama_server;
+mod models;
 mod results;
 mod support;

@@ -71,7 +71,13 @@ fn planned(doc: usize) -> PlannedRequest {
         sampling: Sampling::GREEDY,
         rules: TokenRules { bos: Bos::Tokenizer, end: EndTokens::Tokenizer, decode: Decode::AfterPrompt, cleanup: Cleanup::Off },
     });
-    PlannedRequest { task: "jemhopqa".into(), doc_id: format!("jemhopqa/test/{doc}"), request: Request::new(kind) }
+    PlannedRequest {
+        task: "jemhopqa".into(),
+        doc_id: format!("{doc:05}"),
+        group: String::new(),
+        reference: vec!["YES".into()],
+        request: Request::new(kind),
+    }
 }
 
 fn answered(request: &Request) -> Outcome {

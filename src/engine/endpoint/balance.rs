@@ -65,7 +65,8 @@ impl Pool {
         let awake = |s: &State| later(s.paused_until).is_none();
         let best = (0..states.len()).filter(|i| awake(&states[*i])).min_by_key(|i| {
             let state = &states[*i];
-            (later(state.aside_until), avoid == Some(*i), state.in_flight)
+            // Of equals the one that was asked least, so that single requests go round.
+            (later(state.aside_until), avoid == Some(*i), state.in_flight, self.servers[*i].sent())
         });
         match best {
             Some(index) => {

@@ -66,7 +66,9 @@ pub(super) struct Server {
 }
 
 impl Server {
-    pub(super) fn new(base: BaseUrl, key: Option<&Secret>) -> Result<Self, EngineError> {
+    pub(super) fn new(mut base: BaseUrl, key: Option<&Secret>) -> Result<Self, EngineError> {
+        let secrets = key.map(Secret::expose).into_iter().chain(base.password());
+        let secrets = secrets.filter(|s| !s.is_empty()).map(str::to_owned).collect();
         // An error means that another room of this process has installed it already.
         let _ = rustls::crypto::ring::default_provider().install_default();
         let mut headers = HeaderMap::new();
@@ -75,6 +77,7 @@ impl Server {
                 .map_err(|_| EngineError::with_hint("the API key holds characters that a header cannot", "check for line breaks in it"))?;
             value.set_sensitive(true);
             headers.insert(AUTHORIZATION, value);
+            base.drop_user();
         }
         // A redirect could lead away from what the user named, and turns a POST into a GET.
         let mut client = Client::builder().default_headers(headers).connect_timeout(CONNECT_LIMIT).redirect(redirect::Policy::none());
@@ -82,7 +85,6 @@ impl Server {
             client = client.no_proxy();
         }
         let client = client.build().map_err(|e| EngineError::new(format!("HTTP client for {base}: {}", cause(&e))))?;
-        let secrets = key.map(Secret::expose).into_iter().chain(base.password()).filter(|s| !s.is_empty()).map(str::to_owned).collect();
         Ok(Server { base, client, secrets, sent: AtomicU64::new(0) })
     }
 
@@ -191,13 +193,13 @@ pub(super) fn quote(text: &str) -> String {
 
 /// The error a server wrote, in any of the shapes servers use: `{"error": {"message", "code"}}`, `{"error": "…"}`, `{"detail": …}`,
 /// `{"message": …}` at the top (SGLang), or plain text.
-struct ErrorBody {
-    message: String,
+pub(super) struct ErrorBody {
+    pub(super) message: String,
     code: Option<String>,
 }
 
 impl ErrorBody {
-    fn read(body: &[u8]) -> Self {
+    pub(super) fn read(body: &[u8]) -> Self {
         let raw = || ErrorBody { message: String::from_utf8_lossy(body).into_owned(), code: None };
         let Ok(Value::Object(top)) = serde_json::from_slice::<Value>(body) else { return raw() };
         let text = |v: &Value| v.as_str().map_or_else(|| v.to_string(), str::to_owned);

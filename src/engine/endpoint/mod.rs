@@ -10,6 +10,8 @@ mod balance;
 mod capabilities;
 mod http;
 mod probe;
+#[cfg(test)]
+mod recorded;
 mod retry;
 mod serve;
 mod stops;
@@ -46,8 +48,8 @@ impl fmt::Debug for Secret {
     }
 }
 
-/// Where the servers are and how hard they may be pressed.
-#[derive(Clone, Debug)]
+/// Where the servers are and how hard they may be pressed. `Debug` shows no user-info of the URLs.
+#[derive(Clone)]
 pub struct EndpointOptions {
     /// Base URLs of equal servers, `http://host:8000/v1`. User-info in them is sent and never shown.
     pub base_urls: Vec<String>,
@@ -77,6 +79,20 @@ impl EndpointOptions {
             timeout: Duration::from_secs(600),
             backoff: Backoff::default(),
         }
+    }
+}
+
+impl fmt::Debug for EndpointOptions {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("EndpointOptions")
+            .field("base_urls", &self.base_urls.iter().map(|text| url::without_secret(text)).collect::<Vec<_>>())
+            .field("model", &self.model)
+            .field("api_key", &self.api_key)
+            .field("max_connections", &self.max_connections)
+            .field("max_retries", &self.max_retries)
+            .field("timeout", &self.timeout)
+            .field("backoff", &self.backoff)
+            .finish()
     }
 }
 
@@ -189,9 +205,11 @@ mod tests {
 
     #[test]
     fn secrets_do_not_show() {
-        let options = EndpointOptions { api_key: Some(Secret::new(" sk-secret\n")), ..EndpointOptions::new(vec![], "m") };
+        let options =
+            EndpointOptions { api_key: Some(Secret::new(" sk-secret\n")), ..EndpointOptions::new(vec!["http://me:hunter2@h".into()], "m") };
         assert_eq!(options.api_key.as_ref().unwrap().expose(), "sk-secret");
-        assert!(!format!("{options:?}").contains("sk-secret"));
+        let shown = format!("{options:?}");
+        assert!(!shown.contains("sk-secret") && !shown.contains("hunter2") && shown.contains("\"h\""), "{shown}");
     }
 
     #[test]

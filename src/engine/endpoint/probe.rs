@@ -5,7 +5,7 @@
 
 use super::balance::Pool;
 use super::capabilities::{Capabilities, Choices, Defaults, Effect, ModelName, Repeatable, ServerKind, SpecialTokens, StopText};
-use super::http::{Class, Fault, Reply, Server};
+use super::http::{Class, Fault, Server};
 use super::retry::Again;
 use super::{EndpointOptions, serve, wire};
 use crate::engine::{EngineError, Generate, Sampling, TokenRules};
@@ -98,11 +98,11 @@ fn sampled(seed: u64) -> Generate {
 
 /// What a server says about itself.
 #[derive(Default)]
-struct About {
-    kind: Option<ServerKind>,
+pub(super) struct About {
+    pub(super) kind: Option<ServerKind>,
     version: Option<String>,
-    listed: Vec<String>,
-    max_model_len: Option<u32>,
+    pub(super) listed: Vec<String>,
+    pub(super) max_model_len: Option<u32>,
     slots: Option<u32>,
 }
 
@@ -147,7 +147,7 @@ impl Probe<'_> {
             Ok(reply) => {
                 let models: Value =
                     serde_json::from_slice(&reply.body).map_err(|_| engine_error(&self.server.garbage("GET /models gives no JSON")))?;
-                read_models(&models, &self.options.model, reply, &mut about);
+                about = read_models(&models, &self.options.model, reply.server.as_deref());
                 models
             }
             // Not every server has the route.
@@ -402,20 +402,21 @@ fn served(listed: &[String]) -> String {
 }
 
 /// Names, owner and length out of `/v1/models`.
-fn read_models(models: &Value, model: &str, reply: Reply, about: &mut About) {
+pub(super) fn read_models(models: &Value, model: &str, server_header: Option<&str>) -> About {
     let entries = models.get("data").and_then(Value::as_array).map_or(&[][..], Vec::as_slice);
-    about.listed = entries.iter().filter_map(|e| e.get("id")?.as_str().map(str::to_owned)).collect();
+    let listed = entries.iter().filter_map(|e| e.get("id")?.as_str().map(str::to_owned)).collect();
     let ours = entries.iter().find(|e| e.get("id").and_then(Value::as_str) == Some(model)).or(entries.first());
     let owner = ours.and_then(|e| e.get("owned_by")?.as_str());
-    about.kind = match owner {
+    let kind = match owner {
         Some("vllm") => Some(ServerKind::Vllm),
         Some("llamacpp") => Some(ServerKind::LlamaServer),
         Some("sglang") => Some(ServerKind::Sglang),
         Some("tensorrt_llm") => Some(ServerKind::TensorrtLlm),
         Some("me") => Some(ServerKind::LlamaCppPython),
-        _ if reply.server.as_deref() == Some("llama.cpp") => Some(ServerKind::LlamaServer),
+        _ if server_header == Some("llama.cpp") => Some(ServerKind::LlamaServer),
         _ => None,
     };
     let length = |path| ours.and_then(|e| e.pointer(path)).and_then(Value::as_u64).and_then(|n| u32::try_from(n).ok());
-    about.max_model_len = length("/max_model_len").or_else(|| length("/meta/n_ctx"));
+    let max_model_len = length("/max_model_len").or_else(|| length("/meta/n_ctx"));
+    About { kind, listed, max_model_len, ..About::default() }
 }

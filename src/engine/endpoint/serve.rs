@@ -188,9 +188,9 @@ impl Asker {
         let alone = samples.len() == 1;
         let usage = wire::Usage { completion_tokens: usage.completion_tokens.filter(|_| alone), ..usage };
         let mut outcomes = Vec::with_capacity(samples.len());
-        let mut choices = answer.choices.into_iter();
         let mut samples = samples.into_iter();
-        for (request, choice) in samples.by_ref().zip(choices.by_ref()) {
+        // In this order: a choice that is not there takes no sample with it.
+        for (choice, request) in answer.choices.into_iter().zip(samples.by_ref()) {
             let RequestKind::Generate(generate) = &request.kind else { unreachable!("a job holds generations") };
             outcomes.push(answered(&request, wire::generated(choice, &usage, generate, &self.capabilities)));
         }

@@ -14,8 +14,7 @@ impl BaseUrl {
     /// Reads what people write: with or without `/v1`, with a trailing slash, or the whole route as lm-eval's `base_url` has it
     /// (`…/v1/completions`).
     pub(super) fn parse(text: &str) -> Result<Self, EngineError> {
-        // What stands before the last @ may be a password, whether or not the rest is a URL.
-        let harmless = text.rsplit('@').next().unwrap_or_default();
+        let harmless = without_secret(text);
         let wrong = |why: &str| EngineError::with_hint(format!("base URL `{harmless}`: {why}"), "write it as http://host:8000/v1");
         let mut url = Url::parse(text.trim()).map_err(|e| wrong(&e.to_string()))?;
         if !matches!(url.scheme(), "http" | "https") || url.host_str().is_none() {
@@ -29,11 +28,13 @@ impl BaseUrl {
         let path = path.strip_suffix("/chat").unwrap_or(path);
         let path = if path.is_empty() { "/v1".to_owned() } else { path.to_owned() };
         url.set_path(&path);
-        let mut shown = url.clone();
-        // Neither can fail on a URL with a host.
-        let _ = shown.set_username("");
-        let _ = shown.set_password(None);
-        Ok(BaseUrl { url, shown: shown.to_string() })
+        let shown = without_user(&url).to_string();
+        Ok(BaseUrl { url, shown })
+    }
+
+    /// Sends no user-info any more: an API key takes its place, since both want the one `Authorization` header.
+    pub(super) fn drop_user(&mut self) {
+        self.url = without_user(&self.url);
     }
 
     /// A route below the base: `api("completions")` is `…/v1/completions`.
@@ -68,6 +69,19 @@ impl BaseUrl {
     pub(super) fn host(&self) -> &str {
         self.url.host_str().unwrap_or_default()
     }
+}
+
+/// What may be shown of a text that is perhaps a URL: what stands before the last @ may be a password.
+pub(super) fn without_secret(text: &str) -> &str {
+    text.rsplit('@').next().unwrap_or_default()
+}
+
+fn without_user(url: &Url) -> Url {
+    let mut url = url.clone();
+    // Neither can fail on a URL with a host.
+    let _ = url.set_username("");
+    let _ = url.set_password(None);
+    url
 }
 
 impl fmt::Display for BaseUrl {

@@ -136,11 +136,11 @@ struct RawChoice {
 /// # Errors
 /// What is wrong with it, quoting the body where that helps.
 pub(super) fn parse(body: &[u8]) -> Result<Answer, String> {
-    let raw: RawAnswer = serde_json::from_slice(body).map_err(|e| {
-        let text = String::from_utf8_lossy(body);
-        if text.trim().is_empty() { "an empty body".to_owned() } else { format!("{e} in `{text}`") }
-    })?;
-    let mut choices = raw.choices.filter(|c| !c.is_empty()).ok_or_else(|| format!("no choices in `{}`", String::from_utf8_lossy(body)))?;
+    // More of it would not be shown.
+    let start = String::from_utf8_lossy(&body[..body.len().min(1000)]);
+    let unreadable = |e| if start.trim().is_empty() { "an empty body".to_owned() } else { format!("{e} in `{start}`") };
+    let raw: RawAnswer = serde_json::from_slice(body).map_err(unreadable)?;
+    let mut choices = raw.choices.filter(|c| !c.is_empty()).ok_or_else(|| format!("no choices in `{start}`"))?;
     for (position, choice) in choices.iter_mut().enumerate() {
         choice.index.get_or_insert(position);
     }

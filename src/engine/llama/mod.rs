@@ -1,1 +1,377 @@
-//! In-process Llama-type models.
+//! The in-process engine: Llama and Qwen2 models in Hugging Face layout, CPU in f32.
+//!
+//! `config`, `weights`, `model` load and compute; `kv` and `plan` share what prompts share; `batch` packs steps; `sample` chooses tokens;
+//! `encode` and this file turn requests into ids and ids into responses. Nothing of generation_config.json acts by itself: a request says
+//! everything.
+
+pub mod batch;
+pub mod config;
+pub mod encode;
+pub mod kv;
+pub mod model;
+pub mod ops;
+pub mod plan;
+pub mod sample;
+pub mod weights;
+
+use super::{
+    ContinuationScore, EndTokens, Engine, EngineError, Finish, Generate, Generated, Identity, LogLikelihood, Note, Outcome, Output,
+    Request, RequestFailure, RequestId, RequestKind, Response, Sink, Stats,
+};
+use crate::text::tokenizer::Tokenizer;
+use batch::{Limits, Listener, TokenFinish, TokenOutput, TokenRequest};
+use candle_core::Device;
+use encode::Stops;
+use model::Model;
+use std::{ops::ControlFlow, path::Path, sync::atomic::Ordering};
+use weights::{ModelFiles, Rounding, Weights};
+
+/// Logits closer than this make a choice that another device or batch may not repeat.
+const NEAR_TIE: f32 = 1e-3;
+
+/// How a model is loaded and run.
+#[derive(Clone, Debug, Default)]
+pub struct LoadOptions {
+    /// The model's name as the user gave it.
+    pub model: String,
+    /// Hub revision, where there is one.
+    pub revision: Option<String>,
+    /// `f32`, `bf16`, `f16`. The CPU always computes in f32; the other two round the weights first.
+    pub dtype: Option<String>,
+    /// `cpu`.
+    pub device: Option<String>,
+    /// Threads; all cores where `None`.
+    pub threads: Option<usize>,
+    /// Rows of a step and generations at once.
+    pub limits: Limits,
+}
+
+/// A loaded model with its tokenizer.
+pub struct Llama {
+    model: Model,
+    tokenizer: Tokenizer,
+    identity: Identity,
+    limits: Limits,
+}
+
+impl Llama {
+    /// Loads a model directory.
+    ///
+    /// # Errors
+    /// A missing, broken or unsupported file, a tokenizer that does not fit the model, an unknown device or data type.
+    pub fn load(dir: &Path, options: &LoadOptions) -> Result<Self, EngineError> {
+        let in_dir = |e: EngineError| EngineError { message: format!("model {}: {}", dir.display(), e.message), hint: e.hint };
+        Self::from_files(&ModelFiles::open(dir)?, options).map_err(in_dir)
+    }
+
+    /// Loads a model from the contents of its files.
+    ///
+    /// # Errors
+    /// As [`Llama::load`].
+    pub fn from_files(files: &ModelFiles, options: &LoadOptions) -> Result<Self, EngineError> {
+        check_device(options.device.as_deref())?;
+        let (rounding, dtype) = rounding(options.dtype.as_deref())?;
+        let config = config::parse(&files.config, files.generation_config.as_deref())?;
+        let tokenizer = Tokenizer::from_bytes(&files.tokenizer, files.tokenizer_config.as_deref(), files.special_tokens_map.as_deref())
+            .map_err(|e| EngineError::new(e.to_string()))?;
+        if tokenizer.vocabulary() > config.vocab_size {
+            return Err(EngineError::with_hint(
+                format!(
+                    "the tokenizer has token ids up to {}, but the model only {} embeddings",
+                    tokenizer.vocabulary() - 1,
+                    config.vocab_size
+                ),
+                "tokenizer.json belongs to another model",
+            ));
+        }
+        let weights = Weights::open(files, &Device::Cpu, rounding)?;
+        let identity = Identity {
+            engine: "llama".into(),
+            model: options.model.clone(),
+            revision: options.revision.clone(),
+            weights_sha256: Some(files.weights_sha256()),
+            tokenizer_sha256: Some(tokenizer.sha256().to_owned()),
+            dtype: Some(dtype.into()),
+            device: Some("cpu".into()),
+            capabilities: None,
+        };
+        let threads = options.threads.map(|n| rayon::ThreadPoolBuilder::new().num_threads(n).build()).transpose();
+        let threads = threads.map_err(|e| EngineError::new(format!("failed to start threads: {e}")))?;
+        Ok(Llama { model: Model::load(config, &weights, threads)?, tokenizer, identity, limits: options.limits })
+    }
+
+    /// The same engine under another name (`demo`).
+    pub fn named(mut self, engine: &str) -> Self {
+        engine.clone_into(&mut self.identity.engine);
+        self
+    }
+
+    /// Its tokenizer.
+    pub fn tokenizer(&self) -> &Tokenizer {
+        &self.tokenizer
+    }
+
+    /// Shape and constants of the model.
+    pub fn config(&self) -> &config::Config {
+        self.model.config()
+    }
+
+    /// Runs requests in token ids.
+    ///
+    /// # Errors
+    /// Only from the tensor library (out of memory).
+    pub fn run(&mut self, requests: &[TokenRequest], listener: &mut Listener<'_>) -> Result<Stats, EngineError> {
+        let (model, limits) = (&mut self.model, self.limits);
+        batch::run(model, requests, limits, listener).map_err(|e| EngineError::new(format!("the model failed: {e}")))
+    }
+
+    /// Logits of a sequence at some positions, `vocab_size` values each.
+    ///
+    /// # Errors
+    /// Only from the tensor library.
+    pub fn logits(&mut self, ids: &[u32], positions: &[u32]) -> Result<Vec<Vec<f32>>, EngineError> {
+        let mut pool = self.model.pool();
+        let mut sequence = kv::Sequence::default();
+        pool.reserve(&mut sequence, ids.len());
+        let segment = ops::Segment { row: 0, rows: ids.len(), position: 0, pages: sequence.pages().to_vec() };
+        let mut rows = vec![Vec::new(); positions.len()];
+        self.model
+            .step(ids, &[segment], positions, &mut pool, &mut |row, logits| rows[row] = logits.to_vec())
+            .map_err(|e| EngineError::new(format!("the model failed: {e}")))?;
+        pool.release(sequence);
+        Ok(rows)
+    }
+
+    /// Token ids that end a generation under a rule.
+    fn end_ids(&self, rule: EndTokens) -> Vec<u32> {
+        match rule {
+            EndTokens::Tokenizer => self.tokenizer.eos_id().into_iter().collect(),
+            EndTokens::GenerationConfig => self.model.config().end_ids.clone(),
+        }
+    }
+
+    /// A request in token ids (none where nothing is asked), or why it has none.
+    fn encode(&self, request: &Request) -> Result<Vec<TokenRequest>, String> {
+        match &request.kind {
+            RequestKind::Generate(generate) if generate.max_new_tokens == 0 => Ok(Vec::new()),
+            RequestKind::Generate(generate) => self.encode_generate(generate).map(|r| vec![r]),
+            RequestKind::LogLikelihood(scored) => scored.continuations.iter().map(|c| self.encode_pair(scored, c)).collect(),
+        }
+    }
+
+    fn encode_generate(&self, generate: &Generate) -> Result<TokenRequest, String> {
+        let prompt = encode::prompt(&self.tokenizer, &generate.prompt, generate.rules.bos).map_err(|e| e.to_string())?;
+        if prompt.is_empty() {
+            return Err("the prompt has no token, and this tokenizer adds none".into());
+        }
+        Ok(TokenRequest::Generate {
+            prompt,
+            max_new: generate.max_new_tokens as usize,
+            end: self.end_ids(generate.rules.end),
+            sampling: generate.sampling.clone(),
+            sample: generate.sample,
+        })
+    }
+
+    fn encode_pair(&self, scored: &LogLikelihood, continuation: &str) -> Result<TokenRequest, String> {
+        let prefix = self.tokenizer.eos_id();
+        let (context, tokens, _) =
+            encode::pair(&self.tokenizer, &scored.context, continuation, scored.rules.bos, prefix).map_err(|e| e.to_string())?;
+        if tokens.is_empty() {
+            return Err(format!("the continuation {continuation:?} has no token: its log-likelihood does not exist"));
+        }
+        if context.is_empty() {
+            return Err("the context has no token, and the tokenizer has none to put before it".into());
+        }
+        Ok(TokenRequest::Score { context, continuation: tokens })
+    }
+}
+
+/// Only the CPU is built.
+fn check_device(device: Option<&str>) -> Result<(), EngineError> {
+    match device {
+        None | Some("cpu") => Ok(()),
+        Some(cuda) if cuda.starts_with("cuda") => Err(EngineError::with_hint(
+            format!("this build has no CUDA support, but the device is {cuda}"),
+            "leave --device out to use the CPU, or serve the model with vLLM and name it with --base-url",
+        )),
+        Some(other) => Err(EngineError::with_hint(format!("unknown device {other:?}"), "this version has: cpu")),
+    }
+}
+
+/// What happens to weights, and what a signature says about it.
+fn rounding(dtype: Option<&str>) -> Result<(Rounding, &'static str), EngineError> {
+    match dtype {
+        None | Some("f32") => Ok((Rounding::None, "f32")),
+        Some("bf16") => Ok((Rounding::Bf16, "f32(bf16-weights)")),
+        Some("f16") => Ok((Rounding::F16, "f32(f16-weights)")),
+        Some(other) => Err(EngineError::with_hint(format!("unknown data type {other:?}"), "this engine has: f32, bf16, f16")),
+    }
+}
+
+impl Engine for Llama {
+    fn identity(&self) -> &Identity {
+        &self.identity
+    }
+
+    fn refusal(&self, request: &Request) -> Option<EngineError> {
+        let RequestKind::Generate(generate) = &request.kind else { return None };
+        (generate.rules.end == EndTokens::Tokenizer && self.tokenizer.eos_id().is_none()).then(|| {
+            EngineError::with_hint(
+                "the protocol ends an answer at the tokenizer's eos_token, and this tokenizer names none",
+                "tokenizer_config.json or special_tokens_map.json must have eos_token",
+            )
+        })
+    }
+
+    fn serve(&mut self, requests: &[Request], sink: &mut Sink<'_>) -> Result<Stats, EngineError> {
+        let mut serving = Serving::default();
+        for (index, request) in requests.iter().enumerate() {
+            let outcome = match self.encode(request) {
+                Ok(parts) if !parts.is_empty() => {
+                    serving.add(index, parts);
+                    continue;
+                }
+                Ok(_) => Ok(nothing_asked(request)),
+                Err(message) => Err(RequestFailure { id: request.id.clone(), message, attempts: 1 }),
+            };
+            if sink.cancelled() || sink.push(outcome).is_break() {
+                return Ok(Stats::default());
+            }
+        }
+        let Serving { tokens, places, mut open } = serving;
+        let (tokenizer, limit) = (self.tokenizer.clone(), self.model.config().max_position_embeddings);
+        let stops = requests.iter().map(stops_of).collect();
+        let reader = Reader { tokenizer: &tokenizer, requests, stops, tokens: &tokens, places: &places, limit };
+        let cancel = sink.cancel_flag();
+        let mut done = |part: usize, output: TokenOutput| {
+            let (request, _) = places[part];
+            let parts = &mut open[request];
+            parts.push((part, output));
+            if parts.len() < reader.parts(request) {
+                return ControlFlow::Continue(());
+            }
+            sink.push(reader.outcome(request, std::mem::take(parts)))
+        };
+        let mut listener =
+            Listener { stops: &|part, new| reader.stopped(part, new), done: &mut done, go_on: &|| !cancel.load(Ordering::Relaxed) };
+        self.run(&tokens, &mut listener)
+    }
+}
+
+/// Stop strings of a request, with those after which its protocol reads nothing.
+fn stops_of(request: &Request) -> Stops {
+    match &request.kind {
+        RequestKind::Generate(g) => Stops::new(g.stop.iter().chain(&g.enough).cloned(), g.rules.decode),
+        RequestKind::LogLikelihood(scored) => Stops::new([], scored.rules.decode),
+    }
+}
+
+/// The answer to a request for no token, or for the log-probabilities of no continuation.
+fn nothing_asked(request: &Request) -> Response {
+    let output = match &request.kind {
+        RequestKind::Generate(_) => Output::Generated(Generated {
+            text: String::new(),
+            token_ids: Some(Vec::new()),
+            finish: Finish::Length,
+            prompt_tokens: None,
+            new_tokens: Some(0),
+            notes: Vec::new(),
+        }),
+        RequestKind::LogLikelihood(_) => Output::LogLikelihoods { continuations: Vec::new() },
+    };
+    Response { id: request.id.clone(), output }
+}
+
+/// Token requests and whose parts they are.
+#[derive(Default)]
+struct Serving {
+    tokens: Vec<TokenRequest>,
+    /// Index of the request and of the part in it.
+    places: Vec<(usize, usize)>,
+    /// Finished parts of each request.
+    open: Vec<Vec<(usize, TokenOutput)>>,
+}
+
+impl Serving {
+    fn add(&mut self, request: usize, parts: Vec<TokenRequest>) {
+        self.open.resize_with(request + 1, Vec::new);
+        for (part, tokens) in parts.into_iter().enumerate() {
+            self.tokens.push(tokens);
+            self.places.push((request, part));
+        }
+    }
+}
+
+/// Turns token outputs into outcomes.
+struct Reader<'r> {
+    tokenizer: &'r Tokenizer,
+    requests: &'r [Request],
+    /// Stop strings of each request.
+    stops: Vec<Stops>,
+    tokens: &'r [TokenRequest],
+    places: &'r [(usize, usize)],
+    /// `max_position_embeddings`.
+    limit: usize,
+}
+
+impl Reader<'_> {
+    /// How many token requests a request became.
+    fn parts(&self, request: usize) -> usize {
+        match &self.requests[request].kind {
+            RequestKind::Generate(_) => 1,
+            RequestKind::LogLikelihood(scored) => scored.continuations.len(),
+        }
+    }
+
+    /// Whether a stop string (or one after which the protocol reads nothing) stands in the text so far.
+    fn stopped(&self, part: usize, new: &[u32]) -> bool {
+        self.stops[self.places[part].0].reached(self.tokenizer, self.tokens[part].prompt(), new)
+    }
+
+    fn outcome(&self, request: usize, mut parts: Vec<(usize, TokenOutput)>) -> Outcome {
+        parts.sort_by_key(|(part, _)| self.places[*part].1);
+        let id = &self.requests[request].id;
+        let output = match &self.requests[request].kind {
+            RequestKind::Generate(_) => parts.pop().and_then(|(part, output)| self.generated(part, output)),
+            RequestKind::LogLikelihood(_) => {
+                let continuations = parts.iter().filter_map(|(_, output)| scored(output)).collect();
+                Some(Output::LogLikelihoods { continuations })
+            }
+        };
+        output.map(|output| Response { id: id.clone(), output }).ok_or_else(|| unanswered(id))
+    }
+
+    fn generated(&self, part: usize, output: TokenOutput) -> Option<Output> {
+        let TokenOutput::Generated { tokens, finish, gap } = output else { return None };
+        let (prompt, stops) = (self.tokens[part].prompt(), &self.stops[self.places[part].0]);
+        let (text, stopped) = stops.cut(self.tokenizer, prompt, &tokens);
+        let prompt = prompt.len();
+        let finish = match finish {
+            _ if stopped => Finish::Stop,
+            TokenFinish::End => Finish::EndToken,
+            TokenFinish::Stop => Finish::Stop,
+            TokenFinish::Length => Finish::Length,
+        };
+        // The last new token is never an input, so it has no position.
+        let beyond = prompt + tokens.len() - 1 > self.limit;
+        let notes = [(beyond, Note::BeyondContext), (gap < NEAR_TIE, Note::NearTie)];
+        Some(Output::Generated(Generated {
+            text,
+            finish,
+            prompt_tokens: Some(prompt as u32),
+            new_tokens: Some(tokens.len() as u32),
+            token_ids: Some(tokens),
+            notes: notes.into_iter().filter(|(applies, _)| *applies).map(|(_, note)| note).collect(),
+        }))
+    }
+}
+
+fn scored(output: &TokenOutput) -> Option<ContinuationScore> {
+    let TokenOutput::Scored { logprobs, is_greedy, .. } = output else { return None };
+    Some(ContinuationScore { logprob: logprobs.iter().sum(), is_greedy: *is_greedy, tokens: logprobs.len() as u32 })
+}
+
+fn unanswered(id: &RequestId) -> RequestFailure {
+    RequestFailure { id: id.clone(), message: "the engine gave an answer of another kind".into(), attempts: 1 }
+}

@@ -9,42 +9,42 @@ use std::thread::JoinHandle;
 
 /// A request as it came.
 #[derive(Clone, Debug)]
-pub struct Asked {
+pub(crate) struct Asked {
     /// Path and query.
-    pub path: String,
+    pub(crate) path: String,
     /// Names in lower case.
-    pub headers: BTreeMap<String, String>,
+    pub(crate) headers: BTreeMap<String, String>,
 }
 
 impl Asked {
-    pub fn header(&self, name: &str) -> Option<&str> {
+    pub(crate) fn header(&self, name: &str) -> Option<&str> {
         self.headers.get(name).map(String::as_str)
     }
 }
 
 /// What goes back.
 #[derive(Clone, Debug)]
-pub struct Reply {
-    pub status: u16,
-    pub headers: Vec<(&'static str, String)>,
-    pub body: Vec<u8>,
+pub(crate) struct Reply {
+    pub(crate) status: u16,
+    pub(crate) headers: Vec<(&'static str, String)>,
+    pub(crate) body: Vec<u8>,
     /// The `Content-Length`; without it the body ends with the connection.
-    pub length: Option<usize>,
+    pub(crate) length: Option<usize>,
 }
 
 impl Reply {
-    pub fn new(status: u16, body: impl Into<Vec<u8>>) -> Reply {
+    pub(crate) fn new(status: u16, body: impl Into<Vec<u8>>) -> Reply {
         let body = body.into();
         Reply { status, headers: Vec::new(), length: Some(body.len()), body }
     }
 
-    pub fn header(mut self, name: &'static str, value: impl Into<String>) -> Reply {
+    pub(crate) fn header(mut self, name: &'static str, value: impl Into<String>) -> Reply {
         self.headers.push((name, value.into()));
         self
     }
 
     /// A file as a good server sends it: honours `Range` and `If-Range`, has an ETag.
-    pub fn file(asked: &Asked, content: &[u8], tag: &str) -> Reply {
+    pub(crate) fn file(asked: &Asked, content: &[u8], tag: &str) -> Reply {
         let tag = format!("\"{tag}\"");
         let start = asked.header("range").and_then(|r| r.strip_prefix("bytes=")?.split_once('-')?.0.parse::<usize>().ok());
         let same_copy = asked.header("if-range").is_none_or(|t| t == tag);
@@ -63,20 +63,20 @@ impl Reply {
     }
 
     /// The same, but the connection breaks after `sent` bytes of the body.
-    pub fn cut(mut self, sent: usize) -> Reply {
+    pub(crate) fn cut(mut self, sent: usize) -> Reply {
         self.body.truncate(sent);
         self
     }
 
     /// The same without a length: the body ends with the connection.
-    pub fn unsized_body(mut self) -> Reply {
+    pub(crate) fn unsized_body(mut self) -> Reply {
         self.length = None;
         self
     }
 }
 
 /// A running server; it ends when dropped.
-pub struct Server {
+pub(crate) struct Server {
     address: SocketAddr,
     asked: Arc<Mutex<Vec<Asked>>>,
     ended: Arc<AtomicBool>,
@@ -85,7 +85,7 @@ pub struct Server {
 
 impl Server {
     /// Answers each request with what `answer` makes of it and of how many came before it.
-    pub fn start(answer: impl Fn(&Asked, usize) -> Reply + Send + Sync + 'static) -> Server {
+    pub(crate) fn start(answer: impl Fn(&Asked, usize) -> Reply + Send + Sync + 'static) -> Server {
         let listener = TcpListener::bind("127.0.0.1:0").unwrap();
         let address = listener.local_addr().unwrap();
         let (asked, ended) = (Arc::new(Mutex::new(Vec::new())), Arc::new(AtomicBool::new(false)));
@@ -102,11 +102,11 @@ impl Server {
         Server { address, asked, ended, thread: Some(thread) }
     }
 
-    pub fn url(&self) -> String {
+    pub(crate) fn url(&self) -> String {
         format!("http://{}", self.address)
     }
 
-    pub fn asked(&self) -> Vec<Asked> {
+    pub(crate) fn asked(&self) -> Vec<Asked> {
         self.asked.lock().unwrap().clone()
     }
 }

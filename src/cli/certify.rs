@@ -1,0 +1,109 @@
+//! `certify [DIR]`: recorded goldens through this binary.
+
+use super::{
+    args::CertifyArgs,
+    data_source,
+    exit::{Exit, Failure, Verdict},
+    output::print,
+};
+use crate::certify::{self, Inputs, Report, report::Folder, source::CertifyError};
+use crate::dataset::{Record, manifest::Manifest, store::Store};
+use include_dir::{Dir, include_dir};
+use std::{fmt::Write as _, path::Path};
+
+/// Goldens written by us, shipped in the binary.
+static COMMITTED: Dir<'static> = include_dir!("$CARGO_MANIFEST_DIR/tests/golden");
+
+/// Mismatches shown for a folder.
+const SHOWN: usize = 10;
+
+/// Bytes of a text shown around its first difference.
+const AROUND: usize = 40;
+
+/// Replays and reports.
+///
+/// # Errors
+/// A folder that is not understood or not built (2), missing data (4).
+pub(super) fn run(args: &CertifyArgs) -> Verdict {
+    let report = match &args.dir {
+        Some(dir) => replay(dir, &data_source::files())?,
+        None => replay_committed()?,
+    };
+    print(&told(&report))?;
+    Ok(if report.mismatches() == 0 { Exit::Ok } else { Exit::No })
+}
+
+fn replay(dir: &Path, store: &Store) -> Result<Report, Failure> {
+    let records = |dataset: &str, split: &str| -> Result<Vec<Record>, String> {
+        let manifest = Manifest::builtin(dataset).map_err(|e| e.to_string())?;
+        store.records(&manifest, split).map_err(|e| e.to_string())
+    };
+    let data: Option<certify::llm_jp::Data<'_>> = if store.has_mirror() { Some(&records) } else { None };
+    certify::run(dir, &Inputs { data, progress: &|_| {} }).map_err(failure)
+}
+
+/// The committed goldens are unpacked first: certify reads files, whoever wrote them.
+fn replay_committed() -> Result<Report, Failure> {
+    let unpacked = tempfile::tempdir().map_err(|e| Failure::new(Exit::Usage, format!("failed to create a temporary directory: {e}")))?;
+    let root = unpacked.path();
+    COMMITTED.extract(root).map_err(|e| Failure::new(Exit::Usage, format!("failed to unpack goldens to {}: {e}", root.display())))?;
+    replay(root, &Store::samples())
+}
+
+fn failure(error: CertifyError) -> Failure {
+    let message = error.to_string();
+    match error {
+        CertifyError::Data(_) => Failure::new(Exit::Data, message).hint("set SWALLOW_EVAL_DATA to a directory that holds the data sets"),
+        CertifyError::Engine(e) => Failure { exit: Exit::Engine, message, hint: e.hint },
+        CertifyError::UnknownFolder { .. } => {
+            Failure::new(Exit::Usage, message).hint("name a folder such as golden/ja-llmjp or its parent")
+        }
+        _ => Failure::new(Exit::Usage, message),
+    }
+}
+
+/// The whole report; its last line is the one a script looks at.
+fn told(report: &Report) -> String {
+    let mut text = String::new();
+    for folder in &report.folders {
+        let (rows, fields, mismatches) = (folder.rows, folder.fields(), folder.mismatches.len());
+        let _ = writeln!(text, "{}: {rows} rows, {fields} fields compared, {mismatches} mismatches", folder.name);
+        details(&mut text, folder);
+    }
+    for (what, names) in [("fixtures of other tests, not replayed", &report.fixtures), ("not built yet", &report.not_built)] {
+        if !names.is_empty() {
+            let _ = writeln!(text, "{what}: {} ({})", names.len(), names.join(", "));
+        }
+    }
+    let _ = writeln!(text, "{} fields compared", report.fields());
+    let _ = writeln!(text, "certified: {} rows, {} mismatches", report.rows(), report.mismatches());
+    text
+}
+
+fn details(text: &mut String, folder: &Folder) {
+    for (file, rows) in &folder.outside {
+        let _ = writeln!(text, "  outside the protocol: {rows} rows ({file})");
+    }
+    for what in &folder.left_out {
+        let _ = writeln!(text, "  not compared: {what}");
+    }
+    for m in folder.mismatches.iter().take(SHOWN) {
+        let place = [m.file.as_str(), m.row.as_str(), m.field.as_str()].into_iter().filter(|p| !p.is_empty()).collect::<Vec<_>>().join(" ");
+        let _ = match m.at {
+            Some(at) => {
+                let (expected, got) = (excerpt(&m.expected, at), excerpt(&m.got, at));
+                writeln!(text, "  {place} differs at byte {at}: expected {expected:?}, got {got:?}")
+            }
+            None => writeln!(text, "  {place} differs: expected {}, got {}", m.expected, m.got),
+        };
+    }
+    if folder.mismatches.len() > SHOWN {
+        let _ = writeln!(text, "  and {} more", folder.mismatches.len() - SHOWN);
+    }
+}
+
+/// The text around a byte.
+fn excerpt(text: &str, at: usize) -> &str {
+    let (from, to) = (text.floor_char_boundary(at.saturating_sub(AROUND)), text.ceil_char_boundary((at + AROUND).min(text.len())));
+    &text[from..to]
+}

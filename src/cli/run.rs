@@ -1,0 +1,316 @@
+//! `run`: from flags to a finished run directory. The order of the work is `run`'s; what is said about it is said here.
+
+use super::{
+    args::{Cli, Command},
+    data_source, engines,
+    exit::{Exit, Failure, Verdict},
+    interrupt,
+    model_choice::ModelChoice,
+    output::{complain, note, print},
+    progress::{Progress, Show},
+    report::look_of_stdout,
+    run_args::RunArgs,
+};
+use crate::{
+    dataset::store::Store,
+    engine::{Engine, RequestKind},
+    report::{markdown, table::Table, terminal},
+    results::{
+        ResultsError,
+        command_line::CommandLine,
+        reference::{self, ReferenceRow},
+        run_dir::{RunDir, RunWriter},
+        scores::Scores,
+        spec::{self, Machine, RunSpec, Timing, Tool},
+    },
+    run::{
+        Finished, Job, Then,
+        ask::{AskError, Event},
+        execute,
+        plan::{self, Plan, PlanError, Selection, SkipMissing},
+        task_specs,
+    },
+    task::{
+        Task,
+        load::{self, PROTOCOL},
+    },
+};
+use clap::Parser;
+use std::{collections::BTreeSet, fmt::Write as _, path::Path};
+
+/// Runs the verb.
+///
+/// # Errors
+/// Every documented code but 1, 6 and 70.
+pub(super) fn run(args: &RunArgs, command_line: CommandLine) -> Verdict {
+    for text in args.check()? {
+        note(&text);
+    }
+    let (args, command_line) = match recorded(args)? {
+        Some((recorded, command_line)) => (&Box::new(recorded) as &RunArgs, command_line),
+        None => (args, command_line),
+    };
+    let choice = args.model_choice()?;
+    let suite = args.suite.first().map_or("ja", String::as_str);
+    let published = published(suite, args, &choice)?;
+    let plan = make_plan(suite, args, &choice)?;
+    for (task, why) in &plan.left_out {
+        note(&format!("task '{task}' is left out: {why}"));
+    }
+    if args.write_out {
+        print(&first_prompts(&plan))?;
+    }
+    if args.dry_run {
+        print(&what_would_be_asked(&plan))?;
+        return Ok(Exit::Ok);
+    }
+    // The directory comes before the model: a wrong path must not cost minutes of loading.
+    let writer = open(args)?;
+    let result = run_in(args, command_line, &choice, &plan, &writer, published.as_ref());
+    if result.is_err() {
+        // A run that never began leaves no directory behind; one that did is kept whatever happened.
+        let _ = writer.discard();
+    }
+    result
+}
+
+/// Builds the engine, asks, and finishes.
+fn run_in(
+    args: &RunArgs,
+    command_line: CommandLine,
+    choice: &ModelChoice,
+    plan: &Plan,
+    writer: &RunWriter,
+    published: Option<&ReferenceRow>,
+) -> Verdict {
+    let cancel = interrupt::install()?;
+    let mut engine = engines::build(choice, args.threads)?;
+    let spec = spec(args, command_line, choice, plan, engine.as_ref(), writer)?;
+    let resume = format!("swallow-eval run --resume {}", writer.dir().path().display());
+    let progress = Progress::new(if args.quiet { Show::Nothing } else { Show::on_stderr() });
+    let onlooker = |event: Event<'_>| progress.see(event);
+    let job = Job { plan, spec, writer, engine: engine.as_mut(), cancel, onlooker: &onlooker, then: then(args) };
+    let finished = execute(job).map_err(|e| stopped(e, &resume))?;
+    if let Some(torn) = &finished.torn {
+        note(torn);
+    }
+    if finished.cancelled {
+        complain(&format!("interrupted; everything answered so far is kept\nresume with: {resume}"));
+        return Ok(Exit::Interrupted);
+    }
+    match &finished.scores {
+        Some(scores) => write_table(scores, writer, published)?,
+        None => print(&format!("answers are in {}; `swallow-eval score` scores them\n", writer.dir().path().display()))?,
+    }
+    judge_failures(args, &finished, &resume)
+}
+
+fn then(args: &RunArgs) -> Then {
+    match (args.predict_only, args.no_log_samples) {
+        (true, _) => Then::Nothing,
+        (false, true) => Then::Score,
+        (false, false) => Then::ScoreAndLog,
+    }
+}
+
+/// Writes `report.md`, prints the table and where the files are.
+pub(super) fn write_table(scores: &Scores, writer: &RunWriter, published: Option<&ReferenceRow>) -> Result<(), Failure> {
+    let table = Table::of_run(scores, published).footnote(format!("files: {}", writer.dir().path().display()));
+    writer.write_report(&markdown::render(&table)).map_err(|e| results_failure(Exit::Incomplete, &e))?;
+    print(&terminal::render(&table, look_of_stdout()))
+}
+
+/// Exit 3 when more requests failed than the user allows.
+fn judge_failures(args: &RunArgs, finished: &Finished, resume: &str) -> Verdict {
+    if finished.failed == 0 {
+        return Ok(Exit::Ok);
+    }
+    let told = format!("{} of {} documents have no answer", finished.failed, finished.documents);
+    if args.max_failures.exceeded(finished.failed, finished.documents) {
+        complain(&format!("incomplete: {told}\nask them again with: {resume}"));
+        return Ok(Exit::Incomplete);
+    }
+    note(&format!("{told}, which --max-failures allows"));
+    Ok(Exit::Ok)
+}
+
+/// With `--resume RUN` and nothing that names work, the recorded command line says what to do.
+fn recorded(args: &RunArgs) -> Result<Option<(RunArgs, CommandLine)>, Failure> {
+    let names_work = !args.suite.is_empty() || !args.tasks.is_empty() || args.model.is_some() || !args.base_url.is_empty() || args.demo;
+    let Some(run) = args.resume.as_ref().filter(|_| !names_work) else { return Ok(None) };
+    let dir = RunDir::find(run, &args.output).map_err(|e| results_failure(Exit::Usage, &e))?;
+    let command = dir.spec().map_err(|e| results_failure(Exit::Usage, &e))?.command;
+    let words = ["swallow-eval"].into_iter().chain(command.arguments().iter().map(String::as_str));
+    match Cli::try_parse_from(words).map(|cli| cli.command) {
+        Ok(Command::Run(recorded)) => {
+            let (resume, quiet) = (Some(dir.path().to_owned()), args.quiet || recorded.quiet);
+            Ok(Some((RunArgs { resume, quiet, ..*recorded }, command)))
+        }
+        _ => {
+            let message = format!("the command line recorded in {} cannot be read back", dir.path().join("run.json").display());
+            Err(Failure::new(Exit::Usage, message).hint("give --suite, --tasks and --model again beside --resume"))
+        }
+    }
+}
+
+fn published(suite: &str, args: &RunArgs, choice: &ModelChoice) -> Result<Option<ReferenceRow>, Failure> {
+    let own = match choice {
+        ModelChoice::Demo => None,
+        ModelChoice::InProcess(model) => Some(&model.model),
+        ModelChoice::Endpoint(servers) => Some(&servers.model),
+    };
+    match (&args.against, own) {
+        (Some(name), _) => reference::row(suite, name).map(Some).map_err(|e| results_failure(Exit::Usage, &e)),
+        (None, Some(model)) => Ok(reference::row(suite, model).ok()),
+        (None, None) => Ok(None),
+    }
+}
+
+fn make_plan(suite: &str, args: &RunArgs, choice: &ModelChoice) -> Result<Plan, Failure> {
+    let suite = load::suite(suite).map_err(data_source::task_failure)?;
+    let tasks = load_tasks(args.include_path.as_deref())?;
+    let chosen = plan::select(&suite, &args.tasks, &tasks).map_err(data_source::task_failure)?;
+    let selection = Selection {
+        suite,
+        tasks: chosen,
+        limit: args.limit,
+        samples: args.samples.clone().unwrap_or_default().0,
+        shard: args.shard,
+        num_fewshot: args.num_fewshot,
+        generation: args.generation()?,
+    };
+    let demo = *choice == ModelChoice::Demo;
+    let store = if demo { Store::samples() } else { data_source::files() };
+    let skip = if args.skip_missing { SkipMissing::Yes } else { SkipMissing::No };
+    data_source::with_source(&store, |source| plan::plan(&selection, source, skip)).map_err(plan_failure)
+}
+
+/// The embedded tasks and those of `--include-path`.
+pub(super) fn load_tasks(include: Option<&Path>) -> Result<Vec<Task>, Failure> {
+    let mut tasks = load::embedded().map_err(data_source::task_failure)?;
+    if let Some(dir) = include {
+        tasks.extend(load::from_directory(dir).map_err(data_source::task_failure)?);
+    }
+    Ok(tasks)
+}
+
+pub(super) fn plan_failure(error: PlanError) -> Failure {
+    let message = error.to_string();
+    match error {
+        PlanError::Task(e) => data_source::task_failure(e),
+        PlanError::Data { missing, .. } => {
+            let skip = "--skip-missing runs the other tasks";
+            let hint = missing.hint.map_or_else(|| skip.to_owned(), |hint| format!("{hint}; {skip}"));
+            Failure::new(Exit::Data, message).hint(hint)
+        }
+        PlanError::Shots(_) | PlanError::NoSuchDocument { .. } => Failure::new(Exit::Usage, message),
+    }
+}
+
+/// A new run, or the one to go on with.
+fn open(args: &RunArgs) -> Result<RunWriter, Failure> {
+    let writer = match &args.resume {
+        Some(run) => RunDir::find(run, &args.output).and_then(RunDir::into_writer),
+        None => RunDir::create(&args.output, None),
+    };
+    writer.map_err(|e| results_failure(Exit::Usage, &e))
+}
+
+/// `run.json` as it will stand; on resume, only if it agrees with what is recorded.
+fn spec(
+    args: &RunArgs,
+    command: CommandLine,
+    choice: &ModelChoice,
+    plan: &Plan,
+    engine: &dyn Engine,
+    writer: &RunWriter,
+) -> Result<RunSpec, Failure> {
+    let mut spec = RunSpec {
+        version: spec::FORMAT,
+        id: writer.dir().id(),
+        protocol: PROTOCOL.to_owned(),
+        suite: plan.suite.name.clone(),
+        demo: *choice == ModelChoice::Demo,
+        tasks: task_specs(plan),
+        engine: engine.identity().clone(),
+        defects: args.defects,
+        limit: args.limit,
+        samples: args.samples.clone().unwrap_or_default().0,
+        shard: args.shard,
+        seeds: Default::default(),
+        tool: Tool::current(),
+        machine: Machine::current(),
+        command,
+        timing: Timing::default(),
+    };
+    if args.resume.is_some() {
+        let recorded = writer.dir().spec().map_err(|e| results_failure(Exit::Usage, &e))?;
+        let differences = spec.differs_from(&recorded);
+        if !differences.is_empty() {
+            let path = writer.dir().path().display();
+            let message =
+                format!("{path} was recorded with other settings, so its answers cannot stand beside new ones: {}", differences.join("; "));
+            return Err(Failure::new(Exit::Usage, message)
+                .hint(format!("`swallow-eval run --resume {path}` alone goes on with the recorded settings")));
+        }
+        spec.timing = recorded.timing;
+        spec.command = recorded.command;
+    }
+    Ok(spec)
+}
+
+/// The first prompt of each task.
+fn first_prompts(plan: &Plan) -> String {
+    let mut text = String::new();
+    for planned in &plan.tasks {
+        if let Some(RequestKind::Generate(first)) = planned.asked.first().map(|a| &a.request.kind) {
+            let _ = writeln!(text, "── {} {} ──\n{}\n── end ──", planned.task.name, planned.asked[0].doc_id, first.prompt);
+        }
+    }
+    text
+}
+
+/// What a run would ask: a line a task.
+fn what_would_be_asked(plan: &Plan) -> String {
+    let mut text = String::new();
+    for planned in &plan.tasks {
+        let distinct: BTreeSet<_> = planned.asked.iter().map(|a| &a.request.id).collect();
+        let (mut characters, mut new_tokens) = (0, 0);
+        for asked in &planned.asked {
+            if let RequestKind::Generate(generate) = &asked.request.kind {
+                characters += generate.prompt.chars().count();
+                new_tokens += u64::from(generate.max_new_tokens);
+            }
+        }
+        let _ = writeln!(
+            text,
+            "{}: {} of {} documents, {} requests, {} shots, {characters} prompt characters, at most {new_tokens} new tokens",
+            planned.task.name,
+            planned.documents,
+            planned.in_full,
+            distinct.len(),
+            planned.shots
+        );
+    }
+    text
+}
+
+fn stopped(error: AskError, resume: &str) -> Failure {
+    let kept = format!("what was answered is kept; go on with: {resume}");
+    match error {
+        AskError::Engine { task, error } => {
+            let hint = error.hint.map_or_else(|| kept.clone(), |hint| format!("{hint}; {kept}"));
+            Failure::new(Exit::Engine, format!("task '{task}': {}", error.message)).hint(hint)
+        }
+        AskError::Output(error) => Failure::new(Exit::Incomplete, error.to_string()).hint(kept),
+    }
+}
+
+/// Trouble with a run's own files.
+pub(super) fn results_failure(exit: Exit, error: &ResultsError) -> Failure {
+    let failure = Failure::new(exit, error.to_string());
+    match error.hint() {
+        Some(hint) => failure.hint(hint),
+        None => failure,
+    }
+}

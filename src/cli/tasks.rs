@@ -1,0 +1,91 @@
+//! `tasks list|show|preview`: what is asked, byte for byte.
+
+use super::{
+    args::{PreviewArgs, TasksCommand},
+    data_source,
+    exit::{Exit, Failure, Verdict},
+    output::print,
+    run::{load_tasks, plan_failure},
+};
+use crate::{
+    dataset::store::Store,
+    engine::RequestKind,
+    results::requests::PlannedRequest,
+    run::plan::{self, Selection, SkipMissing},
+    task::{Task, load},
+};
+use std::fmt::Write as _;
+
+/// Runs the verb.
+///
+/// # Errors
+/// Exit 2: unknown task, suite or document; exit 4: data missing.
+pub(super) fn run(command: &TasksCommand) -> Verdict {
+    match command {
+        TasksCommand::List { suite, include_path } => print(&list(&load_tasks(include_path.as_deref())?, suite.as_slice())?)?,
+        TasksCommand::Show { task, include_path } => {
+            let tasks = load_tasks(include_path.as_deref())?;
+            print(&load::find(&tasks, task).map_err(data_source::task_failure)?.source)?;
+        }
+        TasksCommand::Preview(args) => print(&preview(args)?)?,
+    }
+    Ok(Exit::Ok)
+}
+
+/// One line a task.
+fn list(tasks: &[Task], suites: &[String]) -> Result<String, Failure> {
+    let mut of_suites = Vec::new();
+    for name in if suites.is_empty() { load::suite_names() } else { suites.to_vec() } {
+        let columns = load::suite(&name).map_err(data_source::task_failure)?.columns;
+        of_suites.extend(columns.into_iter().filter_map(|c| Some((c.task?, name.clone()))));
+    }
+    let mut text = String::new();
+    for task in tasks {
+        let suite = of_suites.iter().find(|(name, _)| *name == task.name).map(|(_, suite)| suite.as_str());
+        if suite.is_none() && !suites.is_empty() {
+            continue;
+        }
+        let file = &task.file;
+        let others: Vec<&str> = file.aliases.iter().map(String::as_str).filter(|a| *a != task.name).collect();
+        let aliases = if others.is_empty() { String::new() } else { format!(", also {}", others.join(", ")) };
+        let (suite, shots, metric) = (suite.unwrap_or("no suite"), file.shots, &file.headline);
+        let _ =
+            writeln!(text, "{:<16} {suite}, column {}, {shots} shots, {metric}, data set {}{aliases}", task.name, file.title, file.dataset);
+    }
+    Ok(text)
+}
+
+/// The exact prompt of one document and what is asked with it.
+fn preview(args: &PreviewArgs) -> Result<String, Failure> {
+    let tasks = load_tasks(args.include_path.as_deref())?;
+    let task = load::find(&tasks, &args.task).map_err(data_source::task_failure)?.clone();
+    let position = args.doc.rsplit('/').next().unwrap_or_default().parse::<usize>().map_err(|_| {
+        Failure::new(Exit::Usage, format!("--doc {:?} is not a document id", args.doc))
+            .hint("ids are positions such as 0, or as in samples.jsonl, 00000")
+    })?;
+    let selection = Selection {
+        suite: load::suite("ja").map_err(data_source::task_failure)?,
+        samples: [(task.name.clone(), vec![position])].into(),
+        tasks: vec![task],
+        limit: None,
+        shard: None,
+        num_fewshot: args.num_fewshot,
+        generation: Vec::new(),
+    };
+    let store = if args.demo { Store::samples() } else { data_source::files() };
+    let plan = data_source::with_source(&store, |source| plan::plan(&selection, source, SkipMissing::No)).map_err(plan_failure)?;
+    Ok(plan.tasks[0].asked.iter().map(shown).collect())
+}
+
+fn shown(asked: &PlannedRequest) -> String {
+    let PlannedRequest { task, doc_id, group, reference, request } = asked;
+    let group = if group.is_empty() { String::new() } else { format!(", group {group}") };
+    let mut text = format!("{task} {doc_id}{group}, request {}\n", request.id);
+    if let RequestKind::Generate(generate) = &request.kind {
+        let _ = writeln!(text, "── prompt ──\n{}── end of prompt ──", generate.prompt);
+        let _ = writeln!(text, "at most {} new tokens, stop {:?}, enough {:?}", generate.max_new_tokens, generate.stop, generate.enough);
+        let _ = writeln!(text, "{:?}\n{:?}", generate.sampling, generate.rules);
+    }
+    let _ = writeln!(text, "reference {reference:?}");
+    text
+}

@@ -5,7 +5,11 @@ use super::{
     settings,
 };
 use crate::{
-    dataset::{DatasetError, manifest::Manifest, store::Store},
+    dataset::{
+        DatasetError,
+        manifest::Manifest,
+        store::{self, Store},
+    },
     run::plan::{Missing, Source},
     task::load::TaskError,
 };
@@ -13,7 +17,8 @@ use std::path::PathBuf;
 
 /// The files of this machine.
 pub(super) fn files() -> Store {
-    Store::Files { mirror: settings::env("SWALLOW_EVAL_DATA").map(PathBuf::from), cache: None }
+    let mirror = settings::env("SWALLOW_EVAL_DATA").map(PathBuf::from);
+    Store::Files { mirror, cache: store::default_cache(&settings::env).ok(), source: None }
 }
 
 /// Calls `work` with a source of records over `store`.

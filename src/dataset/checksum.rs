@@ -1,6 +1,10 @@
 //! Whether a file is the one its manifest means.
 
-use super::{DatasetError, manifest::DataFile};
+use super::{
+    DatasetError,
+    manifest::DataFile,
+    read::{self, Reader},
+};
 use sha1::Sha1;
 use sha2::{Digest, Sha256};
 use std::path::Path;
@@ -30,6 +34,36 @@ pub fn verify(path: &Path, content: &[u8], file: &DataFile) -> Result<(), Datase
         }
     }
     Ok(())
+}
+
+/// Reads a file and compares it as [`verify`] does; where the manifest gives no hash, its records are counted instead. Returns its size in
+/// bytes.
+///
+/// # Errors
+/// [`DatasetError::Io`], [`DatasetError::Differs`], [`DatasetError::Format`].
+pub fn verify_file(path: &Path, file: &DataFile, reader: &Reader) -> Result<u64, DatasetError> {
+    let content = std::fs::read(path).map_err(DatasetError::io("read", path))?;
+    verify(path, &content, file)?;
+    if file.sha256.is_none() && file.git_blob.is_none() {
+        verify_rows(path, file, read::records(reader, &content, path)?.len())?;
+    }
+    Ok(content.len() as u64)
+}
+
+/// Compares the number of records, where the manifest gives it.
+///
+/// # Errors
+/// [`DatasetError::Differs`] with both values.
+pub fn verify_rows(path: &Path, file: &DataFile, got: usize) -> Result<(), DatasetError> {
+    match file.rows {
+        Some(rows) if rows != got as u64 => Err(DatasetError::Differs {
+            path: path.to_owned(),
+            what: "number of records",
+            expected: rows.to_string(),
+            got: got.to_string(),
+        }),
+        _ => Ok(()),
+    }
 }
 
 /// SHA-256, hexadecimal.

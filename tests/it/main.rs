@@ -5,6 +5,7 @@
 mod certify;
 mod cli;
 mod contract;
+mod data;
 mod endpoint;
 mod endpoint_faults;
 mod house;

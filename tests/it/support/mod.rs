@@ -4,6 +4,7 @@ pub(crate) mod desk;
 pub(crate) mod faults;
 pub(crate) mod openai;
 pub(crate) mod scripted;
+pub(crate) mod server;
 
 use std::ops::ControlFlow;
 use std::path::PathBuf;

@@ -10,5 +10,6 @@ mod endpoint_faults;
 mod house;
 mod llama_server;
 mod models;
+mod records;
 mod results;
 mod support;

@@ -11,6 +11,7 @@ mod endpoint_faults;
 mod house;
 mod llama_server;
 mod models;
+mod records;
 mod results;
 mod runs;
 mod support;

@@ -113,11 +113,20 @@ pub enum DatasetError {
         /// What is wrong.
         cause: String,
     },
-    /// A file of a data set could not be downloaded.
-    #[error("failed to download {file} of data set '{dataset}' from {url}: {fault}{}", attempts(*tries))]
+    /// The HTTP client refuses its settings.
+    #[error("failed to set up downloads: {cause}")]
+    Client {
+        /// Its words.
+        cause: String,
+    },
+    /// A model or tokenizer is not at hand.
+    #[error(transparent)]
+    Hub(#[from] hub::HubError),
+    /// A file could not be downloaded.
+    #[error("failed to download {file} of {of} from {url}: {fault}{}", attempts(*tries))]
     Download {
-        /// Data set.
-        dataset: String,
+        /// `data set 'niilc'`, `model org/name`.
+        of: String,
         /// Path below the cache.
         file: String,
         /// Address, without user-info.
@@ -154,6 +163,8 @@ impl DatasetError {
                 _ => "set SWALLOW_EVAL_HOME to a directory that can be written".into(),
             }),
             DatasetError::Address { .. } => Some("write it as https://host/path".into()),
+            DatasetError::Client { .. } => Some("check HTTPS_PROXY, NO_PROXY and SSL_CERT_FILE".into()),
+            DatasetError::Hub(error) => error.hint(),
             DatasetError::Download { fault, .. } => Some(fault.hint().into()),
             _ => None,
         }

@@ -127,10 +127,11 @@ impl Store {
             let missing = self.missing(manifest, splits)?;
             let files = form.files.iter().filter(|f| missing.contains(&f.split.as_str()) && self.verify(manifest, form, f).is_err());
             let wanted = files.map(|file| Wanted {
-                dataset: manifest.name.clone(),
+                of: format!("data set '{}'", manifest.name),
                 file: file.clone(),
-                reader: form.reader.clone(),
+                reader: Some(form.reader.clone()),
                 target: cache.join(&file.path),
+                token: None,
             });
             if let Err(error) = fetch::all(wanted.collect(), source, &lock, progress) {
                 first_error.get_or_insert(error);
@@ -188,7 +189,7 @@ impl Store {
     /// [`DatasetError::Missing`], [`DatasetError::Differs`], [`DatasetError::Format`], [`DatasetError::Io`].
     pub fn verify(&self, manifest: &Manifest, form: &Form, file: &DataFile) -> Result<(Place, u64), DatasetError> {
         let (place, path) = self.locate(file).ok_or_else(|| self.nowhere(manifest, file))?;
-        Ok((place, checksum::verify_file(&path, file, &form.reader)?))
+        Ok((place, checksum::verify_file(&path, file, Some(&form.reader))?))
     }
 
     /// The records of one split, in file order.

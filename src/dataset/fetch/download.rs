@@ -1,10 +1,10 @@
 //! One file over HTTP: attempts until it is whole, verified and visible, or there is no hope.
 
-use super::{Fault, Patience, Progress, Wanted, cause, partial::Partial, without_user_info};
+use super::{Fault, Patience, Progress, Token, Wanted, cause, partial::Partial, without_user_info};
 use crate::dataset::{DatasetError, checksum};
 use reqwest::{
     Client, Response, StatusCode, Url,
-    header::{ACCEPT_ENCODING, CONTENT_RANGE, ETAG, HeaderMap, IF_RANGE, LAST_MODIFIED, RANGE, RETRY_AFTER},
+    header::{ACCEPT_ENCODING, AUTHORIZATION, CONTENT_RANGE, ETAG, HeaderMap, IF_RANGE, LAST_MODIFIED, RANGE, RETRY_AFTER},
 };
 use std::time::{Duration, SystemTime};
 use tokio::sync::mpsc::UnboundedSender;
@@ -21,8 +21,8 @@ pub(super) struct Download {
     pub(super) events: UnboundedSender<Progress>,
 }
 
-/// Why an attempt ended without the file.
-enum Ended {
+/// Why an attempt ended without what was wanted.
+pub(super) enum Ended {
     /// Another attempt may help, after a pause that the server may have named.
     Again(Fault, Option<Duration>),
     /// It may not.
@@ -80,7 +80,7 @@ impl Download {
         if !(resumed && whole(partial)) {
             self.receive(partial).await?;
         }
-        match checksum::verify_file(partial.path(), &self.wanted.file, &self.wanted.reader) {
+        match checksum::verify_file(partial.path(), &self.wanted.file, self.wanted.reader.as_ref()) {
             Ok(_) => Ok(()),
             Err(DatasetError::Differs { what, expected, got, .. }) => {
                 self.differs(partial, resumed, format!("its {what} is {got}, but {expected} is expected"))
@@ -105,6 +105,9 @@ impl Download {
             partial.restart(None)?;
         }
         let mut request = self.client.get(self.url.clone()).header(ACCEPT_ENCODING, "identity");
+        if let Some(Token(token)) = &self.wanted.token {
+            request = request.header(AUTHORIZATION, token);
+        }
         if partial.len() > 0 {
             request = request.header(RANGE, format!("bytes={}-", partial.len()));
             if let Some(validator) = partial.validator() {
@@ -152,22 +155,12 @@ impl Download {
                 partial.restart(None)?;
                 Err(Ended::Again(Fault::Status(status), Some(Duration::ZERO)))
             }
-            StatusCode::REQUEST_TIMEOUT | StatusCode::TOO_MANY_REQUESTS => Err(Ended::Again(Fault::Status(status), wish(headers))),
-            _ if status.is_server_error() => Err(Ended::Again(Fault::Status(status), wish(headers))),
-            _ => Err(Ended::Fault(Fault::Status(status))),
+            _ => Err(refused(answer)),
         }
     }
 
     fn transport(&self, error: &reqwest::Error, partial: &Partial) -> Ended {
-        let got = partial.len();
-        let fault = if error.is_connect() {
-            Fault::Unreachable(cause(error))
-        } else if error.is_timeout() {
-            Fault::Stalled { limit: self.patience.stall, got }
-        } else {
-            Fault::Broken { got, cause: cause(error) }
-        };
-        Ended::Again(fault, None)
+        Ended::Again(broken(error, partial.len(), self.patience), None)
     }
 
     fn publish(&self, partial: Partial) -> Result<(), DatasetError> {
@@ -178,9 +171,9 @@ impl Download {
     }
 
     fn failed(&self, fault: Fault, tries: u32) -> DatasetError {
-        let Wanted { dataset, file, .. } = &self.wanted;
+        let Wanted { of, file, .. } = &self.wanted;
         let url = without_user_info(self.url.as_str());
-        DatasetError::Download { dataset: dataset.clone(), file: file.path.clone(), url, fault, tries }
+        DatasetError::Download { of: of.clone(), file: file.path.clone(), url, fault, tries }
     }
 
     fn name(&self) -> String {
@@ -190,6 +183,27 @@ impl Download {
     fn say(&self, event: Progress) {
         // Nobody listens any more once another file has failed.
         let _ = self.events.send(event);
+    }
+}
+
+/// Why an answer without a file ends an attempt: a busy or broken server may have it a moment later.
+pub(super) fn refused(answer: &Response) -> Ended {
+    let status = answer.status();
+    match status {
+        StatusCode::REQUEST_TIMEOUT | StatusCode::TOO_MANY_REQUESTS => Ended::Again(Fault::Status(status), wish(answer.headers())),
+        _ if status.is_server_error() => Ended::Again(Fault::Status(status), wish(answer.headers())),
+        _ => Ended::Fault(Fault::Status(status)),
+    }
+}
+
+/// A connection that failed after `got` bytes of the file.
+pub(super) fn broken(error: &reqwest::Error, got: u64, patience: Patience) -> Fault {
+    if error.is_connect() {
+        Fault::Unreachable(cause(error))
+    } else if error.is_timeout() {
+        Fault::Stalled { limit: patience.stall, got }
+    } else {
+        Fault::Broken { got, cause: cause(error) }
     }
 }
 

@@ -1,17 +1,20 @@
 //! Downloads over HTTP: several at once, resumed where they broke, verified before they are visible.
 //!
 //! The functions are synchronous; the runtime is in here. What has arrived is reported through a callback on the caller's thread. Proxies are
-//! reqwest's own (`HTTPS_PROXY`, `NO_PROXY`). Not here: which files are wanted ([`super::store`]), models of the hub ([`super::hub`]).
+//! reqwest's own (`HTTPS_PROXY`, `NO_PROXY`). Not here: which files are wanted ([`super::store`]), which files a model has ([`super::hub`]).
 
+mod describe;
 mod download;
 pub(super) mod partial;
 
 use super::{DatasetError, manifest::DataFile, read::Reader};
 use backon::{BackoffBuilder, ExponentialBuilder};
+pub(super) use describe::{Answer, Description, describe};
 use download::Download;
-use reqwest::{Client, StatusCode, Url};
+use reqwest::{Client, ClientBuilder, StatusCode, Url, header::HeaderValue};
 use std::{
     error::Error,
+    fmt,
     fs::{File, OpenOptions, TryLockError},
     net::IpAddr,
     path::{Path, PathBuf},
@@ -19,6 +22,7 @@ use std::{
     time::Duration,
 };
 use tokio::{
+    runtime::Runtime,
     sync::{Semaphore, mpsc},
     task::JoinSet,
 };
@@ -91,6 +95,11 @@ pub enum Progress {
         why: String,
         /// When.
         pause: Duration,
+    },
+    /// The hub cannot be reached; what it served earlier is used.
+    Cached {
+        /// Why it cannot.
+        why: String,
     },
     /// A file is whole, verified and visible.
     Finished {
@@ -166,10 +175,32 @@ impl Fault {
 /// A file that is wanted.
 #[derive(Clone, Debug)]
 pub(super) struct Wanted {
-    pub(super) dataset: String,
+    /// What it is a file of, for messages: `data set 'niilc'`, `model org/name`.
+    pub(super) of: String,
     pub(super) file: DataFile,
-    pub(super) reader: Reader,
+    /// Counts the records of a file that has no hash.
+    pub(super) reader: Option<Reader>,
     pub(super) target: PathBuf,
+    pub(super) token: Option<Token>,
+}
+
+/// Sent as `Authorization: Bearer ...`, to the host that is named and to no other. `Debug` shows nothing of it.
+#[derive(Clone)]
+pub(super) struct Token(HeaderValue);
+
+impl Token {
+    /// `None` when it holds characters that a header cannot, such as a line break.
+    pub(super) fn new(text: &str) -> Option<Token> {
+        let mut value = HeaderValue::from_str(&format!("Bearer {}", text.trim())).ok()?;
+        value.set_sensitive(true);
+        Some(Token(value))
+    }
+}
+
+impl fmt::Debug for Token {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str("Token(***)")
+    }
 }
 
 /// Where from, and how long to insist.
@@ -218,10 +249,8 @@ pub(super) fn all(wanted: Vec<Wanted>, source: &Source, _lock: &CacheLock, progr
     }
     let addressed = wanted.into_iter().map(|w| Ok((address(&w.file.url, source.base_url.as_deref())?, w)));
     let addressed = addressed.collect::<Result<Vec<(Url, Wanted)>, DatasetError>>()?;
-    let client = client(addressed.iter().all(|(url, _)| is_loopback(url)), source.patience)?;
-    let runtime = tokio::runtime::Builder::new_multi_thread().worker_threads(2).thread_name("fetch").enable_all().build();
-    let runtime = runtime.map_err(DatasetError::io("start threads for", Path::new("downloads")))?;
-    runtime.block_on(async {
+    let client = build(client(addressed.iter().all(|(url, _)| is_loopback(url)), source.patience))?;
+    runtime()?.block_on(async {
         let free = Arc::new(Semaphore::new(PARALLEL));
         let (events, mut received) = mpsc::unbounded_channel();
         let mut tasks = JoinSet::new();
@@ -272,7 +301,7 @@ fn address(pinned: &str, base: Option<&str>) -> Result<Url, DatasetError> {
 }
 
 /// Text without what stands before an `@`, whether or not it is a URL.
-fn without_user_info(text: &str) -> String {
+pub(super) fn without_user_info(text: &str) -> String {
     match (text.split_once("://"), text.rsplit_once('@')) {
         (Some((scheme, _)), Some((_, rest))) => format!("{scheme}://{rest}"),
         (None, Some((_, rest))) => rest.to_owned(),
@@ -285,15 +314,21 @@ fn is_loopback(url: &Url) -> bool {
     host == "localhost" || host.trim_matches(['[', ']']).parse::<IpAddr>().is_ok_and(|ip| ip.is_loopback())
 }
 
-fn client(loopback: bool, patience: Patience) -> Result<Client, DatasetError> {
+fn runtime() -> Result<Runtime, DatasetError> {
+    let runtime = tokio::runtime::Builder::new_multi_thread().worker_threads(2).thread_name("fetch").enable_all().build();
+    runtime.map_err(DatasetError::io("start threads for", Path::new("downloads")))
+}
+
+fn client(loopback: bool, patience: Patience) -> ClientBuilder {
     // An error means that another room of this process has installed it already.
     let _ = rustls::crypto::ring::default_provider().install_default();
-    let mut builder = Client::builder().connect_timeout(CONNECT_LIMIT).read_timeout(patience.stall);
-    builder = builder.user_agent(concat!("swallow-eval/", env!("CARGO_PKG_VERSION")));
-    if loopback {
-        builder = builder.no_proxy();
-    }
-    builder.build().map_err(|e| DatasetError::Address { address: "HTTPS_PROXY".into(), cause: cause(&e) })
+    let builder = Client::builder().connect_timeout(CONNECT_LIMIT).read_timeout(patience.stall);
+    let builder = builder.user_agent(concat!("swallow-eval/", env!("CARGO_PKG_VERSION")));
+    if loopback { builder.no_proxy() } else { builder }
+}
+
+fn build(builder: ClientBuilder) -> Result<Client, DatasetError> {
+    builder.build().map_err(|e| DatasetError::Client { cause: cause(&e) })
 }
 
 /// The causes of an error, without the URL (which may hold a password).

@@ -1,35 +1,91 @@
 //! Whether a file is the one its manifest means.
 
-use super::{DatasetError, manifest::DataFile};
+use super::{
+    DatasetError,
+    manifest::DataFile,
+    read::{self, Reader},
+};
 use sha1::Sha1;
 use sha2::{Digest, Sha256};
-use std::path::Path;
+use std::{fs::File, io::Read, path::Path};
+
+/// Files are hashed in pieces of this size: a shard of a model does not fit into memory twice.
+const PIECE: usize = 1 << 20;
 
 /// Compares size, SHA-256 and git blob id, as far as the manifest gives them. The number of records is checked by whoever reads them.
 ///
 /// # Errors
 /// [`DatasetError::Differs`] with both values.
 pub fn verify(path: &Path, content: &[u8], file: &DataFile) -> Result<(), DatasetError> {
-    let differs =
-        |what, expected: &str, got: String| Err(DatasetError::Differs { path: path.to_owned(), what, expected: expected.to_owned(), got });
-    if let Some(bytes) = file.bytes
-        && bytes != content.len() as u64
-    {
-        return differs("size", &format!("{bytes} bytes"), format!("{} bytes", content.len()));
+    verify_stream(path, content.len() as u64, content, file)
+}
+
+/// Compares the file at `path` as [`verify`] does; where the manifest gives no hash, its records are counted instead. Returns its size in
+/// bytes.
+///
+/// # Errors
+/// [`DatasetError::Io`], [`DatasetError::Differs`], [`DatasetError::Format`].
+pub fn verify_file(path: &Path, file: &DataFile, reader: Option<&Reader>) -> Result<u64, DatasetError> {
+    let read = || DatasetError::io("read", path);
+    let stream = File::open(path).map_err(read())?;
+    let bytes = stream.metadata().map_err(read())?.len();
+    verify_stream(path, bytes, stream, file)?;
+    if let (None, None, Some(reader)) = (&file.sha256, &file.git_blob, reader) {
+        let content = std::fs::read(path).map_err(read())?;
+        verify_rows(path, file, read::records(reader, &content, path)?.len())?;
     }
-    if let Some(expected) = &file.sha256 {
-        let got = sha256(content);
-        if got != *expected {
-            return differs("sha256", expected, got);
+    Ok(bytes)
+}
+
+fn verify_stream(path: &Path, bytes: u64, mut stream: impl Read, file: &DataFile) -> Result<(), DatasetError> {
+    let compare = |what, expected: &str, got: &str| match expected == got {
+        true => Ok(()),
+        false => Err(DatasetError::Differs { path: path.to_owned(), what, expected: expected.to_owned(), got: got.to_owned() }),
+    };
+    if let Some(expected) = file.bytes {
+        compare("size", &format!("{expected} bytes"), &format!("{bytes} bytes"))?;
+    }
+    let mut sha256 = file.sha256.as_ref().map(|expected| (expected, Sha256::new()));
+    let mut blob = file.git_blob.as_ref().map(|expected| (expected, git_blob(bytes)));
+    if sha256.is_none() && blob.is_none() {
+        return Ok(());
+    }
+    let mut piece = vec![0; PIECE];
+    loop {
+        let read = stream.read(&mut piece).map_err(DatasetError::io("read", path))?;
+        if read == 0 {
+            break;
+        }
+        if let Some((_, hash)) = &mut sha256 {
+            hash.update(&piece[..read]);
+        }
+        if let Some((_, hash)) = &mut blob {
+            hash.update(&piece[..read]);
         }
     }
-    if let Some(expected) = &file.git_blob {
-        let got = git_blob(content);
-        if got != *expected {
-            return differs("git blob id", expected, got);
-        }
+    if let Some((expected, hash)) = sha256 {
+        compare("sha256", expected, &hex(&hash.finalize()))?;
+    }
+    if let Some((expected, hash)) = blob {
+        compare("git blob id", expected, &hex(&hash.finalize()))?;
     }
     Ok(())
+}
+
+/// Compares the number of records, where the manifest gives it.
+///
+/// # Errors
+/// [`DatasetError::Differs`] with both values.
+pub fn verify_rows(path: &Path, file: &DataFile, got: usize) -> Result<(), DatasetError> {
+    match file.rows {
+        Some(rows) if rows != got as u64 => Err(DatasetError::Differs {
+            path: path.to_owned(),
+            what: "number of records",
+            expected: rows.to_string(),
+            got: got.to_string(),
+        }),
+        _ => Ok(()),
+    }
 }
 
 /// SHA-256, hexadecimal.
@@ -37,12 +93,9 @@ pub fn sha256(content: &[u8]) -> String {
     hex(&Sha256::digest(content))
 }
 
-/// `git hash-object`: SHA-1 over `blob <bytes>\0` and the content.
-fn git_blob(content: &[u8]) -> String {
-    let mut hash = Sha1::new();
-    hash.update(format!("blob {}\0", content.len()));
-    hash.update(content);
-    hex(&hash.finalize())
+/// `git hash-object`: SHA-1 over `blob <bytes>\0` and the content, which is still to come.
+fn git_blob(bytes: u64) -> Sha1 {
+    Sha1::new_with_prefix(format!("blob {bytes}\0"))
 }
 
 fn hex(bytes: &[u8]) -> String {

@@ -1,7 +1,8 @@
-//! Where data-set files are: a mirror (`SWALLOW_EVAL_DATA`), then the cache, each file verified before it is read.
+//! Where data-set files are: a mirror (`SWALLOW_EVAL_DATA`), then the cache, then the network; each file verified before it is read.
 
 use super::{
-    DatasetError, Record, checksum,
+    DatasetError, Network, Record, checksum,
+    fetch::{self, CacheLock, Patience, Progress, Source, Wanted},
     manifest::{DataFile, Form, Manifest},
     read,
 };
@@ -14,12 +15,14 @@ static SAMPLES: Dir<'static> = include_dir!("$CARGO_MANIFEST_DIR/samples");
 /// A source of records.
 #[derive(Clone, Debug)]
 pub enum Store {
-    /// Files on this machine.
+    /// Files on this machine, and a way to get more of them.
     Files {
         /// `SWALLOW_EVAL_DATA`: looked at first.
         mirror: Option<PathBuf>,
         /// Where downloads go.
         cache: Option<PathBuf>,
+        /// Where they come from; `None` when offline.
+        source: Option<Source>,
     },
     /// The samples that ship with the program.
     Samples,
@@ -34,7 +37,54 @@ pub enum Place {
     Cache,
 }
 
+/// Where to look for files, in this order: mirror, cache, network.
+#[derive(Clone, Debug)]
+pub struct StoreOptions {
+    /// `SWALLOW_EVAL_DATA`. Only read.
+    pub mirror: Option<PathBuf>,
+    /// Where downloads go.
+    pub cache: PathBuf,
+    /// No socket is opened.
+    pub offline: bool,
+    /// Replaces scheme and host of every address (`--data-url`).
+    pub base_url: Option<String>,
+}
+
+impl StoreOptions {
+    /// `SWALLOW_EVAL_DATA` and [`default_cache`], looked up with `env` (unset and empty are one).
+    ///
+    /// # Errors
+    /// [`DatasetError::NoHome`].
+    pub fn from_env(env: &dyn Fn(&str) -> Option<String>, network: Network) -> Result<StoreOptions, DatasetError> {
+        let mirror = env("SWALLOW_EVAL_DATA").map(PathBuf::from);
+        Ok(StoreOptions { mirror, cache: default_cache(env)?, offline: network == Network::Off, base_url: None })
+    }
+}
+
+/// Where downloads go: `SWALLOW_EVAL_HOME/data`, else `XDG_CACHE_HOME/swallow-eval/data`, else `~/.cache/swallow-eval/data`.
+///
+/// # Errors
+/// [`DatasetError::NoHome`].
+pub fn default_cache(env: &dyn Fn(&str) -> Option<String>) -> Result<PathBuf, DatasetError> {
+    if let Some(own) = env("SWALLOW_EVAL_HOME") {
+        return Ok(Path::new(&own).join("data"));
+    }
+    Ok(user_cache(env).ok_or(DatasetError::NoHome { tried: "SWALLOW_EVAL_HOME, XDG_CACHE_HOME and HOME" })?.join("swallow-eval/data"))
+}
+
+/// The directory for caches of every program. The XDG specification has relative paths ignored.
+pub(super) fn user_cache(env: &dyn Fn(&str) -> Option<String>) -> Option<PathBuf> {
+    let xdg = env("XDG_CACHE_HOME").map(PathBuf::from).filter(|path| path.is_absolute());
+    xdg.or_else(|| env("HOME").map(|home| Path::new(&home).join(".cache")))
+}
+
 impl Store {
+    /// Files as the options say.
+    pub fn open(options: StoreOptions) -> Store {
+        let StoreOptions { mirror, cache, offline, base_url } = options;
+        Store::Files { mirror, cache: Some(cache), source: (!offline).then(|| Source { base_url, ..Source::default() }) }
+    }
+
     /// The samples that ship with the program, under the names of the data sets they stand for.
     pub fn samples() -> Store {
         Store::Samples
@@ -42,12 +92,104 @@ impl Store {
 
     /// A mirror and nothing else.
     pub fn mirror_only(mirror: &Path) -> Store {
-        Store::Files { mirror: Some(mirror.to_owned()), cache: None }
+        Store::Files { mirror: Some(mirror.to_owned()), cache: None, source: None }
+    }
+
+    /// The same with another patience.
+    pub fn patience(mut self, patience: Patience) -> Store {
+        if let Store::Files { source: Some(source), .. } = &mut self {
+            source.patience = patience;
+        }
+        self
     }
 
     /// Whether there is a mirror, or data of the program's own.
     pub fn has_mirror(&self) -> bool {
         matches!(self, Store::Samples | Store::Files { mirror: Some(_), .. })
+    }
+
+    /// Has every file of these splits at hand and verified. What is in neither mirror nor cache is downloaded into the cache, and so is a
+    /// file of the cache that is not the one its manifest means (a file of the mirror is not ours to replace).
+    ///
+    /// # Errors
+    /// Offline [`DatasetError::Missing`] or [`DatasetError::Differs`]; else those of [`super::fetch`].
+    pub fn ensure(&self, manifest: &Manifest, splits: &[&str], progress: &dyn Fn(Progress)) -> Result<(), DatasetError> {
+        let Store::Files { cache, source, .. } = self else { return Ok(()) };
+        let missing = self.missing(manifest, splits)?;
+        if missing.is_empty() {
+            return Ok(());
+        }
+        let (Some(cache), Some(source)) = (cache, source) else { return self.why_missing(manifest, &missing) };
+        let lock = CacheLock::take(cache, progress)?;
+        let mut first_error = None;
+        for form in &manifest.form {
+            // Looked at again: another process may have held the lock, or another form may have brought some.
+            let missing = self.missing(manifest, splits)?;
+            let files = form.files.iter().filter(|f| missing.contains(&f.split.as_str()) && self.verify(manifest, form, f).is_err());
+            let wanted = files.map(|file| Wanted {
+                of: format!("data set '{}'", manifest.name),
+                file: file.clone(),
+                reader: Some(form.reader.clone()),
+                target: cache.join(&file.path),
+                token: None,
+            });
+            if let Err(error) = fetch::all(wanted.collect(), source, &lock, progress) {
+                first_error.get_or_insert(error);
+            }
+        }
+        match self.missing(manifest, splits)? {
+            missing if missing.is_empty() => Ok(()),
+            missing => first_error.map_or_else(|| self.why_missing(manifest, &missing), Err),
+        }
+    }
+
+    /// Splits of which no form is at hand and verified.
+    fn missing<'a>(&self, manifest: &Manifest, splits: &[&'a str]) -> Result<Vec<&'a str>, DatasetError> {
+        let mut missing = Vec::new();
+        for split in splits {
+            if !manifest.splits().contains(split) {
+                return Err(DatasetError::NoSplit { dataset: manifest.name.clone(), split: (*split).to_owned() });
+            }
+            if !self.has_split(manifest, split)? {
+                missing.push(*split);
+            }
+        }
+        Ok(missing)
+    }
+
+    fn has_split(&self, manifest: &Manifest, split: &str) -> Result<bool, DatasetError> {
+        for form in &manifest.form {
+            let (mut files, mut whole) = (0, 0);
+            for file in form.files.iter().filter(|f| f.split == split) {
+                files += 1;
+                match self.verify(manifest, form, file) {
+                    Ok(_) => whole += 1,
+                    Err(error) if self.locate(file).is_some_and(|(place, _)| place == Place::Mirror) => return Err(error),
+                    Err(_) => {}
+                }
+            }
+            if files > 0 && whole == files {
+                return Ok(true);
+            }
+        }
+        Ok(false)
+    }
+
+    /// The first thing that is wrong with the files of these splits.
+    fn why_missing(&self, manifest: &Manifest, splits: &[&str]) -> Result<(), DatasetError> {
+        let files = manifest.form.iter().flat_map(|form| form.files.iter().map(move |file| (form, file)));
+        files
+            .filter(|(_, file)| splits.contains(&file.split.as_str()))
+            .try_for_each(|(form, file)| self.verify(manifest, form, file).map(drop))
+    }
+
+    /// Where a file is, and its size in bytes; it is the one its manifest means.
+    ///
+    /// # Errors
+    /// [`DatasetError::Missing`], [`DatasetError::Differs`], [`DatasetError::Format`], [`DatasetError::Io`].
+    pub fn verify(&self, manifest: &Manifest, form: &Form, file: &DataFile) -> Result<(Place, u64), DatasetError> {
+        let (place, path) = self.locate(file).ok_or_else(|| self.nowhere(manifest, file))?;
+        Ok((place, checksum::verify_file(&path, file, Some(&form.reader))?))
     }
 
     /// The records of one split, in file order.
@@ -77,7 +219,7 @@ impl Store {
         for file in files {
             let (path, content) = self.content(manifest, file)?;
             let of_file = read::records(&form.reader, &content, &path)?;
-            check_rows(&path, file, of_file.len())?;
+            checksum::verify_rows(&path, file, of_file.len())?;
             records.extend(of_file);
         }
         Ok(records)
@@ -96,7 +238,7 @@ impl Store {
 
     /// Where a file is, or `None`.
     pub fn locate(&self, file: &DataFile) -> Option<(Place, PathBuf)> {
-        let Store::Files { mirror, cache } = self else { return None };
+        let Store::Files { mirror, cache, .. } = self else { return None };
         let roots = [(Place::Mirror, mirror), (Place::Cache, cache)];
         roots.into_iter().filter_map(|(place, root)| Some((place, root.as_ref()?.join(&file.path)))).find(|(_, path)| path.is_file())
     }
@@ -106,33 +248,20 @@ impl Store {
     /// # Errors
     /// [`DatasetError::Missing`], [`DatasetError::Differs`], [`DatasetError::Io`].
     pub fn content(&self, manifest: &Manifest, file: &DataFile) -> Result<(PathBuf, Vec<u8>), DatasetError> {
-        let (_, path) = self.locate(file).ok_or_else(|| DatasetError::Missing {
-            dataset: manifest.name.clone(),
-            file: file.path.clone(),
-            looked: self.looked(),
-            url: file.url.clone(),
-        })?;
+        let (_, path) = self.locate(file).ok_or_else(|| self.nowhere(manifest, file))?;
         let content = std::fs::read(&path).map_err(DatasetError::io("read", &path))?;
         checksum::verify(&path, &content, file)?;
         Ok((path, content))
     }
 
+    fn nowhere(&self, manifest: &Manifest, file: &DataFile) -> DatasetError {
+        DatasetError::Missing { dataset: manifest.name.clone(), file: file.path.clone(), looked: self.looked(), url: file.url.clone() }
+    }
+
     fn looked(&self) -> String {
-        let Store::Files { mirror, cache } = self else { return "the bundled samples".into() };
+        let Store::Files { mirror, cache, .. } = self else { return "the bundled samples".into() };
         let places: Vec<String> = [mirror, cache].into_iter().flatten().map(|p| p.display().to_string()).collect();
         if places.is_empty() { "no directory (none is set)".into() } else { places.join(" and ") }
-    }
-}
-
-fn check_rows(path: &Path, file: &DataFile, got: usize) -> Result<(), DatasetError> {
-    match file.rows {
-        Some(rows) if rows != got as u64 => Err(DatasetError::Differs {
-            path: path.to_owned(),
-            what: "number of records",
-            expected: rows.to_string(),
-            got: got.to_string(),
-        }),
-        _ => Ok(()),
     }
 }
 
@@ -165,6 +294,20 @@ fn samples(dataset: &str, split: &str) -> Result<Vec<Record>, DatasetError> {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn the_cache_is_where_the_environment_says() {
+        for (variables, expected) in [
+            (&[("SWALLOW_EVAL_HOME", "/own"), ("XDG_CACHE_HOME", "/xdg"), ("HOME", "/home/me")][..], Some("/own/data")),
+            (&[("SWALLOW_EVAL_HOME", "own")], Some("own/data")),
+            (&[("XDG_CACHE_HOME", "/xdg"), ("HOME", "/home/me")], Some("/xdg/swallow-eval/data")),
+            (&[("XDG_CACHE_HOME", "relative"), ("HOME", "/home/me")], Some("/home/me/.cache/swallow-eval/data")),
+            (&[], None),
+        ] {
+            let env = |name: &str| variables.iter().find(|(n, _)| *n == name).map(|(_, value)| (*value).to_owned());
+            assert_eq!(default_cache(&env).ok(), expected.map(PathBuf::from), "{variables:?}");
+        }
+    }
 
     #[test]
     fn a_missing_file_says_everything() {

@@ -2,13 +2,17 @@
 
 #![allow(clippy::unwrap_used, clippy::expect_used, clippy::print_stderr, reason = "a test fails by panicking, and says what it skips")]
 
+mod bad_input;
 mod certify;
 mod cli;
 mod contract;
+mod data;
 mod endpoint;
 mod endpoint_faults;
 mod house;
 mod llama_server;
 mod models;
+mod records;
 mod results;
+mod runs;
 mod support;

@@ -1,8 +1,10 @@
 //! Real parts for tests: a small engine, an OpenAI-compatible server around any engine, a server that misbehaves as told.
 
+pub(crate) mod desk;
 pub(crate) mod faults;
 pub(crate) mod openai;
 pub(crate) mod scripted;
+pub(crate) mod server;
 
 use std::ops::ControlFlow;
 use std::path::PathBuf;

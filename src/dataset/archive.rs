@@ -1,0 +1,1 @@
+//! Data sets in one file: `data export` and `data import`.

@@ -1,1 +1,0 @@
-//! Downloads with resume, checksum and mirror.

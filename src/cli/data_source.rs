@@ -46,7 +46,7 @@ pub(super) fn with_source<T>(store: &Store, work: impl FnOnce(&Source<'_>) -> T)
 }
 
 /// One line for each file that is fetched, and for each attempt that failed.
-fn tell(progress: Progress) {
+pub(super) fn tell(progress: Progress) {
     match progress {
         Progress::Started { file, bytes, have } => {
             let size = bytes.map_or("size unknown".to_owned(), |b| format!("{b} bytes"));
@@ -55,7 +55,7 @@ fn tell(progress: Progress) {
         }
         Progress::Retrying { file, why, pause } => complain(&format!("fetching {file} again in {:.1} s: {why}", pause.as_secs_f64())),
         Progress::Waiting { cache } => complain(&format!("another process downloads into {}: waiting", cache.display())),
-        Progress::Received { .. } | Progress::Finished { .. } => {}
+        Progress::Received { .. } | Progress::Finished { .. } | Progress::Cached { .. } => {}
     }
 }
 

@@ -9,6 +9,7 @@ mod data;
 mod endpoint;
 mod endpoint_faults;
 mod house;
+mod hub;
 mod llama_server;
 mod models;
 mod results;

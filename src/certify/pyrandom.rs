@@ -18,8 +18,12 @@ const DESCRIPTION: [&str; 2] = ["seed", "produced_with"];
 pub fn file(report: &mut Folder, folder: &Path, name: &str) -> Result<(), CertifyError> {
     let source = Source::new(folder, name);
     let fields = source.object()?;
-    let seed = source.value_of(&fields, "seed", None)?;
-    let seed = seed.as_str().map_or_else(|| seed.to_string(), str::to_owned);
+    let seed = match source.value_of(&fields, "seed", None)? {
+        Value::String(digits) => digits.clone(),
+        // A JSON number beyond 64 bits is read as a float: its digits are taken from the text.
+        Value::Number(number) if number.is_f64() => digits_of(&source.text()?, "\"seed\"").unwrap_or_default(),
+        other => other.to_string(),
+    };
     let fresh = PyRandom::from_decimal(&seed).ok_or_else(|| source.shape(None, format!("'seed' must be an integer, not {seed}")))?;
     for key in fields.keys().filter(|k| !DESCRIPTION.contains(&k.as_str())) {
         let mut stream = fresh.clone();
@@ -31,6 +35,12 @@ pub fn file(report: &mut Folder, folder: &Path, name: &str) -> Result<(), Certif
         }
     }
     Ok(())
+}
+
+/// The integer that follows a key in JSON text.
+fn digits_of(text: &str, key: &str) -> Option<String> {
+    let rest = text.split_once(key)?.1.trim_start().strip_prefix(':')?.trim_start();
+    Some(rest.chars().take_while(|c| c.is_ascii_digit() || *c == '-').collect())
 }
 
 /// The entry as this program's generator makes it: its parameters copied, its result drawn. `None` for a list this program does not know.
@@ -97,6 +107,18 @@ fn decimal(words: &[u32]) -> String {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn seeds_beyond_64_bits_are_read_as_text() {
+        let dir = tempfile::tempdir().expect("a directory");
+        let first = PyRandom::from_decimal("123456789012345678901234567890").expect("an integer").getrandbits(32);
+        for seed in ["123456789012345678901234567890", "\"123456789012345678901234567890\""] {
+            std::fs::write(dir.path().join("f.json"), format!("{{\"seed\": {seed}, \"getrandbits_32\": [{first}]}}")).expect("written");
+            let mut report = Folder::new("x");
+            file(&mut report, dir.path(), "f.json").expect("well-formed");
+            assert_eq!((report.rows, report.mismatches.len()), (1, 0), "{seed}");
+        }
+    }
 
     #[test]
     fn words_to_decimal() {

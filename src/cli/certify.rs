@@ -7,7 +7,7 @@ use super::{
     output::print,
 };
 use crate::certify::{self, Inputs, Report, report::Folder, source::CertifyError};
-use crate::dataset::{Record, manifest::Manifest, store::Store};
+use crate::dataset::{Network, Record, manifest::Manifest, store::Store};
 use include_dir::{Dir, include_dir};
 use std::{fmt::Write as _, path::Path};
 
@@ -26,7 +26,7 @@ const AROUND: usize = 40;
 /// A folder that is not understood or not built (2), missing data (4).
 pub(super) fn run(args: &CertifyArgs) -> Verdict {
     let report = match &args.dir {
-        Some(dir) => replay(dir, &data_source::files())?,
+        Some(dir) => replay(dir, &data_source::files(Network::Off, None))?,
         None => replay_committed()?,
     };
     print(&told(&report))?;

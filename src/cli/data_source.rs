@@ -2,33 +2,61 @@
 
 use super::{
     exit::{Exit, Failure},
+    output::complain,
     settings,
 };
 use crate::{
     dataset::{
-        DatasetError,
+        DatasetError, Network,
+        fetch::Progress,
         manifest::Manifest,
-        store::{self, Store},
+        store::{Store, StoreOptions},
     },
     run::plan::{Missing, Source},
     task::load::TaskError,
 };
-use std::path::PathBuf;
+use std::{cell::RefCell, collections::BTreeSet, path::PathBuf};
 
-/// The files of this machine.
-pub(super) fn files() -> Store {
-    let mirror = settings::env("SWALLOW_EVAL_DATA").map(PathBuf::from);
-    Store::Files { mirror, cache: store::default_cache(&settings::env).ok(), source: None }
+/// The files of this machine; what is in neither mirror nor cache is fetched when `network` allows it, from `data_url` where one is given.
+pub(super) fn files(network: Network, data_url: Option<&String>) -> Store {
+    match StoreOptions::from_env(&settings::env, network) {
+        Ok(options) => Store::open(StoreOptions { base_url: data_url.cloned(), ..options }),
+        // Without a home there is no cache; a mirror may still have everything.
+        Err(_) => Store::Files { mirror: settings::env("SWALLOW_EVAL_DATA").map(PathBuf::from), cache: None, source: None },
+    }
 }
 
-/// Calls `work` with a source of records over `store`.
+/// `--offline`.
+pub(super) fn network(offline: bool) -> Network {
+    if offline { Network::Off } else { Network::Allowed }
+}
+
+/// Calls `work` with a source of records over `store`. The first record that is wanted of a data set brings all its files.
 pub(super) fn with_source<T>(store: &Store, work: impl FnOnce(&Source<'_>) -> T) -> T {
+    let brought: RefCell<BTreeSet<String>> = RefCell::default();
     let records = |dataset: &str, split: &str| {
         let manifest = Manifest::builtin(dataset).map_err(missing)?;
+        if brought.borrow_mut().insert(dataset.to_owned()) {
+            store.ensure(&manifest, &manifest.splits(), &tell).map_err(missing)?;
+        }
         store.records(&manifest, split).map_err(missing)
     };
     let digest = |dataset: &str| Manifest::builtin(dataset).map(|m| store.digest(&m)).unwrap_or_default();
     work(&Source { records: &records, digest: &digest })
+}
+
+/// One line for each file that is fetched, and for each attempt that failed.
+fn tell(progress: Progress) {
+    match progress {
+        Progress::Started { file, bytes, have } => {
+            let size = bytes.map_or("size unknown".to_owned(), |b| format!("{b} bytes"));
+            let rest = if have > 0 { format!(", {have} here already") } else { String::new() };
+            complain(&format!("fetching {file} ({size}{rest})"));
+        }
+        Progress::Retrying { file, why, pause } => complain(&format!("fetching {file} again in {:.1} s: {why}", pause.as_secs_f64())),
+        Progress::Waiting { cache } => complain(&format!("another process downloads into {}: waiting", cache.display())),
+        Progress::Received { .. } | Progress::Finished { .. } => {}
+    }
 }
 
 fn missing(error: DatasetError) -> Missing {

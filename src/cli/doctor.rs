@@ -8,6 +8,7 @@ use super::{
 };
 use crate::{
     dataset::{
+        Network,
         manifest::{Form, Manifest},
         store::{Place, Store},
     },
@@ -42,7 +43,7 @@ impl Finding {
 /// Prints what was found. Missing things that a run may do without are no failure; a server that was named and does not answer is.
 pub(super) fn run(args: &DoctorArgs) -> Verdict {
     let mut findings = vec![program(), processor(), gpu(), mirror(), goldens(), hub(args), proxy(), python()];
-    findings.extend(datasets(&data_source::files())?);
+    findings.extend(datasets(&data_source::files(Network::Off, None))?);
     let mut exit = Exit::Ok;
     if !args.base_url.is_empty() {
         let found = endpoint(args)?;

@@ -5,7 +5,7 @@ use super::{
     data_source, engines,
     exit::{Exit, Failure, Verdict},
     interrupt,
-    model_choice::ModelChoice,
+    model_choice::{EndpointChoice, InProcess, ModelChoice},
     output::{complain, note, print},
     progress::{Progress, Show},
     report::look_of_stdout,
@@ -14,6 +14,7 @@ use super::{
 use crate::{
     dataset::store::Store,
     engine::{Engine, RequestKind},
+    prompt::requests::digest,
     report::{markdown, table::Table, terminal},
     results::{
         ResultsError,
@@ -27,13 +28,14 @@ use crate::{
         Finished, Job, Then,
         ask::{AskError, Event},
         execute,
-        plan::{self, Plan, PlanError, Selection, SkipMissing},
+        plan::{self, Plan, PlanError, PlannedTask, Selection, SkipMissing},
         task_specs,
     },
     task::{
         Task,
         load::{self, PROTOCOL},
     },
+    text::tokenizer::{Special, Tokenizer},
 };
 use clap::Parser;
 use std::{collections::BTreeSet, fmt::Write as _, path::Path};
@@ -61,7 +63,7 @@ pub(super) fn run(args: &RunArgs, command_line: CommandLine) -> Verdict {
         print(&first_prompts(&plan))?;
     }
     if args.dry_run {
-        print(&what_would_be_asked(&plan))?;
+        print(&what_would_be_asked(&plan, tokenizer_of(&choice).as_ref()))?;
         return Ok(Exit::Ok);
     }
     // The directory comes before the model: a wrong path must not cost minutes of loading.
@@ -180,7 +182,7 @@ fn make_plan(suite: &str, args: &RunArgs, choice: &ModelChoice) -> Result<Plan, 
         generation: args.generation()?,
     };
     let demo = *choice == ModelChoice::Demo;
-    let store = if demo { Store::samples() } else { data_source::files() };
+    let store = if demo { Store::samples() } else { data_source::files(data_source::network(args.offline), args.data_url.as_ref()) };
     let skip = if args.skip_missing { SkipMissing::Yes } else { SkipMissing::No };
     data_source::with_source(&store, |source| plan::plan(&selection, source, skip)).map_err(plan_failure)
 }
@@ -270,29 +272,54 @@ fn first_prompts(plan: &Plan) -> String {
     text
 }
 
-/// What a run would ask: a line a task.
-fn what_would_be_asked(plan: &Plan) -> String {
+/// The tokenizer of a model that is a directory here.
+fn tokenizer_of(choice: &ModelChoice) -> Option<Tokenizer> {
+    let (ModelChoice::InProcess(InProcess { model: dir, .. }) | ModelChoice::Endpoint(EndpointChoice { tokenizer: Some(dir), .. })) =
+        choice
+    else {
+        return None;
+    };
+    Tokenizer::from_dir(Path::new(dir)).ok()
+}
+
+/// What a run would ask: some lines a task. Tokens are counted where the tokenizer is at hand.
+fn what_would_be_asked(plan: &Plan, tokenizer: Option<&Tokenizer>) -> String {
     let mut text = String::new();
     for planned in &plan.tasks {
         let distinct: BTreeSet<_> = planned.asked.iter().map(|a| &a.request.id).collect();
-        let (mut characters, mut new_tokens) = (0, 0);
+        let (mut characters, mut tokens, mut new_tokens) = (0, 0, 0);
         for asked in &planned.asked {
             if let RequestKind::Generate(generate) = &asked.request.kind {
                 characters += generate.prompt.chars().count();
+                tokens += tokenizer.and_then(|t| t.encode(&generate.prompt, Special::Add).ok()).map_or(0, |ids| ids.len());
                 new_tokens += u64::from(generate.max_new_tokens);
             }
         }
+        let tokens = tokenizer.map_or(String::new(), |_| format!(", {tokens} prompt tokens"));
         let _ = writeln!(
             text,
-            "{}: {} of {} documents, {} requests, {} shots, {characters} prompt characters, at most {new_tokens} new tokens",
+            "{}: {} of {} documents, {} requests, {} shots, {characters} prompt characters{tokens}, at most {new_tokens} new tokens",
             planned.task.name,
             planned.documents,
             planned.in_full,
             distinct.len(),
             planned.shots
         );
+        let _ = writeln!(text, "  sha256 of all prompts {}\n  sha256 of all golds   {}", prompts_sha256(planned), golds_sha256(planned));
     }
     text
+}
+
+/// Digests in asking order (each text preceded by its length), comparable with those of the original harness where every document is asked.
+fn prompts_sha256(planned: &PlannedTask) -> String {
+    digest(planned.asked.iter().map(|a| match &a.request.kind {
+        RequestKind::Generate(generate) => generate.prompt.as_str(),
+        RequestKind::LogLikelihood(scored) => scored.context.as_str(),
+    }))
+}
+
+fn golds_sha256(planned: &PlannedTask) -> String {
+    digest(planned.asked.iter().filter_map(|a| a.reference.first()).map(String::as_str))
 }
 
 fn stopped(error: AskError, resume: &str) -> Failure {

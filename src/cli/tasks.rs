@@ -9,12 +9,13 @@ use super::{
 };
 use crate::{
     dataset::store::Store,
-    engine::RequestKind,
+    engine::{Bos, RequestKind},
     results::requests::PlannedRequest,
     run::plan::{self, Selection, SkipMissing},
     task::{Task, load},
+    text::tokenizer::{Special, Tokenizer},
 };
-use std::fmt::Write as _;
+use std::{fmt::Write as _, path::Path};
 
 /// Runs the verb.
 ///
@@ -72,12 +73,15 @@ fn preview(args: &PreviewArgs) -> Result<String, Failure> {
         num_fewshot: args.num_fewshot,
         generation: Vec::new(),
     };
-    let store = if args.demo { Store::samples() } else { data_source::files() };
+    let store = if args.demo { Store::samples() } else { data_source::files(data_source::network(args.offline), args.data_url.as_ref()) };
     let plan = data_source::with_source(&store, |source| plan::plan(&selection, source, SkipMissing::No)).map_err(plan_failure)?;
-    Ok(plan.tasks[0].asked.iter().map(shown).collect())
+    let tokenizer = args.tokenizer.as_ref().map(|dir| Tokenizer::from_dir(Path::new(dir))).transpose();
+    let tokenizer =
+        tokenizer.map_err(|e| Failure::new(Exit::Usage, e.to_string()).hint("--tokenizer names a directory with tokenizer.json"))?;
+    Ok(plan.tasks[0].asked.iter().map(|asked| shown(asked, tokenizer.as_ref())).collect())
 }
 
-fn shown(asked: &PlannedRequest) -> String {
+fn shown(asked: &PlannedRequest, tokenizer: Option<&Tokenizer>) -> String {
     let PlannedRequest { task, doc_id, group, reference, request } = asked;
     let group = if group.is_empty() { String::new() } else { format!(", group {group}") };
     let mut text = format!("{task} {doc_id}{group}, request {}\n", request.id);
@@ -85,7 +89,25 @@ fn shown(asked: &PlannedRequest) -> String {
         let _ = writeln!(text, "── prompt ──\n{}── end of prompt ──", generate.prompt);
         let _ = writeln!(text, "at most {} new tokens, stop {:?}, enough {:?}", generate.max_new_tokens, generate.stop, generate.enough);
         let _ = writeln!(text, "{:?}\n{:?}", generate.sampling, generate.rules);
+        if let Some(tokenizer) = tokenizer {
+            text += &token_ids(tokenizer, &generate.prompt, generate.rules.bos);
+        }
     }
     let _ = writeln!(text, "reference {reference:?}");
     text
+}
+
+/// Ids of the prompt as the model gets it, and whether it begins with BOS.
+fn token_ids(tokenizer: &Tokenizer, prompt: &str, bos: Bos) -> String {
+    let special = match bos {
+        Bos::Tokenizer => Special::Add,
+        Bos::Never => Special::None,
+    };
+    match tokenizer.encode(prompt, special) {
+        Ok(ids) => {
+            let begins = tokenizer.bos_id().is_some_and(|id| ids.first() == Some(&id));
+            format!("{} prompt tokens, {} BOS: {ids:?}\n", ids.len(), if begins { "beginning with" } else { "without" })
+        }
+        Err(e) => format!("no token ids: {e}\n"),
+    }
 }

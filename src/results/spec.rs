@@ -231,6 +231,10 @@ impl RunSpec {
             if let Value::Object(fields) = &mut value {
                 fields.retain(|name, _| !NOT_COMPARED.contains(&name.as_str()));
             }
+            // Of an endpoint only what it is must agree: measured properties (repeatability on a busy GPU) may differ from day to day.
+            if let Some(Value::Object(found)) = value.pointer_mut("/engine/capabilities") {
+                found.retain(|name, _| matches!(name.as_str(), "kind" | "version"));
+            }
             value
         };
         let mut differences = Vec::new();
@@ -333,6 +337,19 @@ pub(crate) mod tests {
         now.command = CommandLine::redacted(["run".to_owned(), "--resume".to_owned()]);
         now.timing.sessions.push(Session::begin());
         assert_eq!(now.differs_from(&recorded), Vec::<String>::new());
+    }
+
+    #[test]
+    fn an_endpoint_must_be_of_the_same_kind_and_version() {
+        let with = |text: &str| {
+            let mut spec = sample_spec();
+            spec.engine.capabilities = Some(serde_json::from_str(text).expect("JSON"));
+            spec
+        };
+        let recorded = with(r#"{"kind":"vllm","version":"1","greedy":"yes"}"#);
+        assert_eq!(with(r#"{"kind":"vllm","version":"1","greedy":"no"}"#).differs_from(&recorded), Vec::<String>::new());
+        let other = with(r#"{"kind":"vllm","version":"2","greedy":"yes"}"#).differs_from(&recorded);
+        assert_eq!(other, [r#"engine.capabilities.version: "2" now, "1" recorded"#]);
     }
 
     #[test]

@@ -1,72 +1,7 @@
 //! The command line as a person meets it: the built binary in an empty folder, its words and its exit codes.
 
-use assert_cmd::cargo::cargo_bin;
-use std::{
-    fs,
-    io::Read,
-    net::TcpListener,
-    process::{Command, Stdio},
-};
-use tempfile::TempDir;
-
-/// Runs the program in a folder and with an environment of its own.
-struct Desk {
-    folder: TempDir,
-    environment: Vec<(&'static str, &'static str)>,
-}
-
-/// What the program said.
-struct Said {
-    code: i32,
-    out: String,
-    err: String,
-}
-
-impl Desk {
-    fn new() -> Self {
-        Desk { folder: tempfile::tempdir().unwrap(), environment: Vec::new() }
-    }
-
-    fn file(self, name: &str, text: &str) -> Self {
-        fs::write(self.folder.path().join(name), text).unwrap();
-        self
-    }
-
-    fn env(mut self, name: &'static str, value: &'static str) -> Self {
-        self.environment.push((name, value));
-        self
-    }
-
-    #[expect(clippy::disallowed_methods, reason = "a test may start the program it tests")]
-    fn command(&self) -> Command {
-        let mut command = Command::new(cargo_bin!("swallow-eval"));
-        command.current_dir(self.folder.path()).env_clear().env("HOME", self.folder.path()).envs(self.environment.iter().copied());
-        command
-    }
-
-    fn run(&self, line: &str) -> Said {
-        let output = self.command().args(line.split_terminator(' ')).output().unwrap();
-        let text = |bytes| String::from_utf8(bytes).unwrap();
-        Said { code: output.status.code().expect("the program ends by itself"), out: text(output.stdout), err: text(output.stderr) }
-    }
-}
-
-impl Said {
-    /// Exit code and parts of what stands on standard error; nothing on standard output.
-    fn fails(&self, code: i32, parts: &[&str]) {
-        assert_eq!((self.code, self.out.as_str()), (code, ""), "{}", self.err);
-        for part in parts {
-            assert!(self.err.contains(part), "{part:?} is not in: {}", self.err);
-        }
-    }
-
-    fn works(&self, parts: &[&str]) {
-        assert_eq!((self.code, self.err.as_str()), (0, ""), "{}", self.out);
-        for part in parts {
-            assert!(self.out.contains(part), "{part:?} is not in: {}", self.out);
-        }
-    }
-}
+use crate::support::desk::Desk;
+use std::{fs, io::Read, net::TcpListener, process::Stdio};
 
 #[test]
 fn help_and_version_are_results() {

@@ -2,6 +2,7 @@
 
 #![allow(clippy::unwrap_used, clippy::expect_used, clippy::print_stderr, reason = "a test fails by panicking, and says what it skips")]
 
+mod bad_input;
 mod certify;
 mod cli;
 mod contract;
@@ -12,5 +13,7 @@ mod house;
 mod hub;
 mod llama_server;
 mod models;
+mod records;
 mod results;
+mod runs;
 mod support;

@@ -3,12 +3,9 @@
 use super::{Broken, Record};
 use serde_json::{Map, Value};
 
-/// A byte-order mark in UTF-8.
-const BOM: &[u8] = b"\xef\xbb\xbf";
-
-/// Rows with exactly the named columns.
+/// Rows with exactly the named columns. One leading byte-order mark is dropped, by the `csv` crate itself; a second one is content, as to
+/// Python's `utf-8-sig`.
 pub(super) fn records(content: &[u8], columns: &[String]) -> Result<Vec<Record>, Broken> {
-    let content = content.strip_prefix(BOM).unwrap_or(content);
     let mut reader = csv::ReaderBuilder::new().has_headers(false).flexible(true).from_reader(content);
     let mut records = Vec::new();
     for (index, row) in reader.records().enumerate() {
@@ -40,6 +37,7 @@ mod tests {
             cells("\u{feff} 海王星 ,\"x\r\ny\"\r\n\"a \"\"b\"\"\",\u{feff}2\r\n".as_bytes()),
             [[" 海王星 ", "x\r\ny"], ["a \"b\"", "\u{feff}2"]]
         );
+        assert_eq!(cells("\u{feff}\u{feff}1,2".as_bytes()), [["\u{feff}1", "2"]]);
         assert_eq!(cells(b"1,\n,2"), [["1", ""], ["", "2"]]);
     }
 

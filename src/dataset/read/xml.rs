@@ -2,7 +2,7 @@
 
 use super::{Broken, Record, XmlList};
 use quick_xml::{
-    Reader,
+    Reader, XmlVersion,
     events::{BytesRef, BytesStart, Event},
 };
 use serde_json::{Map, Value};
@@ -66,7 +66,7 @@ impl Builder<'_> {
         if name == self.shape.record && self.current.is_none() {
             let id = element.try_get_attribute(self.shape.id).map_err(|e| e.to_string())?;
             let id = id.ok_or_else(|| format!("<{name}> has no attribute '{}'", self.shape.id))?;
-            let id = String::from_utf8_lossy(id.value.as_ref().as_ref()).into_owned();
+            let id = id.normalized_value(XmlVersion::Implicit1_0).map_err(|e| e.to_string())?.into_owned();
             let list = Value::Array(Vec::new());
             let fields = [(self.shape.id, Value::from(id)), (self.shape.text, "".into()), (self.shape.list.name.as_str(), list)];
             self.current = Some(Map::from_iter(fields.map(|(key, value)| (key.to_owned(), value))));
@@ -131,11 +131,11 @@ mod tests {
 
     #[test]
     fn elements_become_records_with_raw_text() {
-        let file = "<?xml version='1.0'?><questions>\n<question id=\"q1\"><text>A &amp; B&#x3042; </text>\
+        let file = "<?xml version='1.0'?><questions>\n<question id=\"q&amp;&#49;\"><text>A &amp; B&#x3042; </text>\
                     <answers><answer>甲</answer><answer/><answer>　乙</answer></answers><meta><text>no</text></meta></question>\
                     <question id=\"q2\"><text><![CDATA[<x>]]></text><answers/></question></questions>";
         let expected =
-            [json!({"id": "q1", "text": "A & Bあ ", "answers": ["甲", "", "　乙"]}), json!({"id": "q2", "text": "<x>", "answers": []})];
+            [json!({"id": "q&1", "text": "A & Bあ ", "answers": ["甲", "", "　乙"]}), json!({"id": "q2", "text": "<x>", "answers": []})];
         assert_eq!(read(file).expect("well-formed"), expected);
     }
 
@@ -143,6 +143,7 @@ mod tests {
     fn broken_files_say_where() {
         for (file, place, cause) in [
             ("<a>\n<question><text/></question></a>", "line 2", "no attribute 'id'"),
+            ("<question id='&nbsp;'/>", "line 1", "nbsp"),
             ("<a>\n\n<b></a>", "line 3", "b"),
             ("<a>&nbsp;</a>", "line 1", "unknown entity &nbsp;"),
             ("<a><b>", "line 1", "ends inside <a><b>"),

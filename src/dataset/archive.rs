@@ -47,12 +47,22 @@ fn files(manifests: &[Manifest]) -> BTreeMap<&str, Known<'_>> {
     files.map(|known| (known.file.path.as_str(), known)).collect()
 }
 
+/// What becomes of an export to which a file is missing.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Gaps {
+    /// The archive holds what is at hand.
+    LeaveOut,
+    /// There is no archive.
+    Refuse,
+}
+
 /// Writes all files of these data sets that are at hand, each verified. The archive appears when it is whole.
 ///
 /// # Errors
-/// [`DatasetError::Differs`] or [`DatasetError::Format`] for a file at hand, [`DatasetError::Missing`] when none is,
+/// [`DatasetError::Differs`] or [`DatasetError::Format`] for a file at hand, [`DatasetError::Missing`] when none is (or,
+/// as `gaps` says, when one is not),
 /// [`DatasetError::ArchiveFile`] when the archive cannot be written.
-pub fn export(store: &Store, manifests: &[Manifest], to: &Path) -> Result<Contents, DatasetError> {
+pub fn export(store: &Store, manifests: &[Manifest], gaps: Gaps, to: &Path) -> Result<Contents, DatasetError> {
     let mut contents = Contents::default();
     let mut sources = Vec::new();
     let mut first_missing = None;
@@ -70,8 +80,8 @@ pub fn export(store: &Store, manifests: &[Manifest], to: &Path) -> Result<Conten
             Err(error) => return Err(error),
         }
     }
-    if sources.is_empty()
-        && let Some(missing) = first_missing
+    if let Some(missing) = first_missing
+        && (sources.is_empty() || gaps == Gaps::Refuse)
     {
         return Err(missing);
     }

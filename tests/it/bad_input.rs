@@ -89,7 +89,10 @@ fn broken_models_are_5_and_leave_no_run_behind() {
             },
             &["model.safetensors", "hint: "],
         ),
-        (&|dir| edit(&dir.join("config.json"), |c| c["architectures"] = json!(["MistralForCausalLM"])), &["MistralForCausalLM", "--base-url"]),
+        (
+            &|dir| edit(&dir.join("config.json"), |c| c["architectures"] = json!(["MistralForCausalLM"])),
+            &["MistralForCausalLM", "--base-url"],
+        ),
         (&|dir| edit(&dir.join("config.json"), |c| c["hidden_size"] = json!(256)), &["model.safetensors", "shape"]),
         (&|dir| edit(&dir.join("config.json"), |c| c["vocab_size"] = json!(64)), &["tokenizer", "64"]),
         (&|dir| fs::write(dir.join("tokenizer.json"), "{}").unwrap(), &["tokenizer.json"]),

@@ -1,9 +1,10 @@
 //! From the chosen model to an engine that answers.
 
 use super::{
-    data_source,
+    downloads::Downloads,
     exit::{Exit, Failure},
     model_choice::{EndpointChoice, InProcess, ModelChoice},
+    progress::Show,
     settings,
 };
 use crate::{
@@ -58,7 +59,10 @@ fn in_process(choice: &InProcess, threads: Option<NonZeroUsize>, network: Networ
         return Err(Failure::new(Exit::Usage, message).hint("leave --tokenizer out"));
     }
     let hub = Hub::from_env(&settings::env, network).map_err(|e| not_at_hand(&e))?;
-    let dir = hub.model_dir(&choice.model, choice.revision.as_deref(), &data_source::tell).map_err(|e| not_at_hand(&e))?;
+    let downloads = Downloads::new(Show::on_stderr(), &choice.model);
+    let found = hub.model_dir(&choice.model, choice.revision.as_deref(), &|event| downloads.see(event));
+    downloads.end();
+    let dir = found.map_err(|e| not_at_hand(&e))?;
     let options = LoadOptions {
         model: choice.model.clone(),
         revision: choice.revision.clone(),

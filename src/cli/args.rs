@@ -1,6 +1,6 @@
 //! The verbs and their flags. Parsing only: what a verb does stands in its own file.
 
-use super::{report::ReportArgs, run_args::RunArgs, values};
+use super::{data::DataCommand, report::ReportArgs, run_args::RunArgs, values};
 use clap::{Args, Parser, Subcommand};
 use std::path::PathBuf;
 
@@ -44,6 +44,9 @@ pub enum Command {
     /// List and show tasks, and preview their exact prompts
     #[command(subcommand)]
     Tasks(TasksCommand),
+    /// List, download, verify and carry data sets
+    #[command(subcommand)]
+    Data(DataCommand),
     /// Say what works on this machine
     Doctor(DoctorArgs),
     /// Print a completion script for a shell

@@ -1,14 +1,14 @@
 //! Where records come from: mirror and cache as the environment says, or the bundled samples.
 
 use super::{
+    downloads::Downloads,
     exit::{Exit, Failure},
-    output::complain,
+    progress::Show,
     settings,
 };
 use crate::{
     dataset::{
         DatasetError, Network,
-        fetch::Progress,
         manifest::Manifest,
         store::{Store, StoreOptions},
     },
@@ -37,26 +37,15 @@ pub(super) fn with_source<T>(store: &Store, work: impl FnOnce(&Source<'_>) -> T)
     let records = |dataset: &str, split: &str| {
         let manifest = Manifest::builtin(dataset).map_err(missing)?;
         if brought.borrow_mut().insert(dataset.to_owned()) {
-            store.ensure(&manifest, &manifest.splits(), &tell).map_err(missing)?;
+            let downloads = Downloads::new(Show::on_stderr(), dataset);
+            let ended = store.ensure(&manifest, &manifest.splits(), &|event| downloads.see(event));
+            downloads.end();
+            ended.map_err(missing)?;
         }
         store.records(&manifest, split).map_err(missing)
     };
     let digest = |dataset: &str| Manifest::builtin(dataset).map(|m| store.digest(&m)).unwrap_or_default();
     work(&Source { records: &records, digest: &digest })
-}
-
-/// One line for each file that is fetched, and for each attempt that failed.
-fn tell(progress: Progress) {
-    match progress {
-        Progress::Started { file, bytes, have } => {
-            let size = bytes.map_or("size unknown".to_owned(), |b| format!("{b} bytes"));
-            let rest = if have > 0 { format!(", {have} here already") } else { String::new() };
-            complain(&format!("fetching {file} ({size}{rest})"));
-        }
-        Progress::Retrying { file, why, pause } => complain(&format!("fetching {file} again in {:.1} s: {why}", pause.as_secs_f64())),
-        Progress::Waiting { cache } => complain(&format!("another process downloads into {}: waiting", cache.display())),
-        Progress::Received { .. } | Progress::Finished { .. } => {}
-    }
 }
 
 fn missing(error: DatasetError) -> Missing {

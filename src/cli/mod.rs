@@ -6,8 +6,10 @@
 pub mod args;
 mod certify;
 mod completions;
+pub mod data;
 mod data_source;
 mod doctor;
+mod downloads;
 mod engines;
 pub mod exit;
 pub mod interrupt;
@@ -57,6 +59,7 @@ fn dispatch(invocation: Invocation) -> Verdict {
         Command::Run(args) => run::run(&args, invocation.command_line),
         Command::Score(args) => score::run(&args),
         Command::Certify(args) => certify::run(&args),
+        Command::Data(command) => data::run(&command),
         Command::Tasks(command) => tasks::run(&command),
     }
 }

@@ -12,7 +12,7 @@ use std::{
 };
 
 /// Time between plain lines: seldom enough for a log, often enough to see that something moves.
-const INTERVAL: Duration = Duration::from_secs(10);
+pub(super) const INTERVAL: Duration = Duration::from_secs(10);
 
 /// How progress is shown.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -155,7 +155,7 @@ fn failures(count: Count) -> String {
 }
 
 /// `7s`, `1m05s`, `2h03m`
-fn clock(seconds: f64) -> String {
+pub(super) fn clock(seconds: f64) -> String {
     let seconds = seconds.round() as u64;
     match seconds {
         0..60 => format!("{seconds}s"),

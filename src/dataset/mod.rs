@@ -113,6 +113,26 @@ pub enum DatasetError {
         /// What is wrong.
         cause: String,
     },
+    /// An archive cannot be read or written.
+    #[error("failed to {action} {}: {cause}", path.display())]
+    ArchiveFile {
+        /// Infinitive.
+        action: &'static str,
+        /// The archive.
+        path: PathBuf,
+        /// The system's message.
+        cause: std::io::Error,
+    },
+    /// An archive is not what it should be.
+    #[error("{}{}{entry}: {cause}", path.display(), if entry.is_empty() { "" } else { ", entry " })]
+    Archive {
+        /// The archive.
+        path: PathBuf,
+        /// Path within it, or empty.
+        entry: String,
+        /// What is wrong.
+        cause: String,
+    },
     /// The HTTP client refuses its settings.
     #[error("failed to set up downloads: {cause}")]
     Client {
@@ -163,6 +183,7 @@ impl DatasetError {
                 _ => "set SWALLOW_EVAL_HOME to a directory that can be written".into(),
             }),
             DatasetError::Address { .. } => Some("write it as https://host/path".into()),
+            DatasetError::Archive { .. } => Some("make the archive with `swallow-eval data export` of the same version".into()),
             DatasetError::Client { .. } => Some("check HTTPS_PROXY, NO_PROXY and SSL_CERT_FILE".into()),
             DatasetError::Hub(error) => error.hint(),
             DatasetError::Download { fault, .. } => Some(fault.hint().into()),

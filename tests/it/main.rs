@@ -1,6 +1,12 @@
 //! One integration-test binary; a module a topic.
 
-#![allow(clippy::unwrap_used, clippy::expect_used, clippy::print_stderr, reason = "a test fails by panicking, and says what it skips")]
+#![allow(
+    clippy::unwrap_used,
+    clippy::expect_used,
+    clippy::print_stderr,
+    clippy::type_complexity,
+    reason = "a test fails by panicking, says what it skips, and has tables of cases"
+)]
 
 mod bad_input;
 mod certify;
@@ -10,6 +16,7 @@ mod data;
 mod endpoint;
 mod endpoint_faults;
 mod house;
+mod hub;
 mod llama_server;
 mod models;
 mod records;

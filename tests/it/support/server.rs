@@ -10,6 +10,7 @@ use std::thread::JoinHandle;
 /// A request as it came.
 #[derive(Clone, Debug)]
 pub(crate) struct Asked {
+    pub(crate) method: String,
     /// Path and query.
     pub(crate) path: String,
     /// Names in lower case.
@@ -138,14 +139,18 @@ fn serve(stream: TcpStream, log: &Mutex<Vec<Asked>>, answer: &dyn Fn(&Asked, usi
     }
     // A client that has given up is no failure of the server.
     let mut out = &stream;
-    let _ = out.write_all(format!("{head}\r\n").as_bytes()).and_then(|()| out.write_all(&reply.body));
+    let _ = out
+        .write_all(format!("{head}\r\n").as_bytes())
+        .and_then(|()| out.write_all(if asked.method == "HEAD" { b"" } else { &reply.body }));
     let _ = stream.shutdown(Shutdown::Write);
 }
 
 fn read(stream: &TcpStream) -> Option<Asked> {
     let mut lines = BufReader::new(stream).lines().map_while(Result::ok);
-    let path = lines.next()?.split(' ').nth(1)?.to_owned();
+    let first = lines.next()?;
+    let mut words = first.split(' ').map(str::to_owned);
+    let (method, path) = (words.next()?, words.next()?);
     let headers = lines.take_while(|line| !line.is_empty());
     let headers = headers.filter_map(|line| line.split_once(':').map(|(k, v)| (k.to_ascii_lowercase(), v.trim().to_owned()))).collect();
-    Some(Asked { path, headers })
+    Some(Asked { method, path, headers })
 }

@@ -2,11 +2,13 @@
 
 #![allow(clippy::unwrap_used, clippy::expect_used, clippy::print_stderr, reason = "a test fails by panicking, and says what it skips")]
 
+mod archive;
 mod bad_input;
 mod certify;
 mod cli;
 mod contract;
 mod data;
+mod data_verb;
 mod endpoint;
 mod endpoint_faults;
 mod house;

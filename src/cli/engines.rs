@@ -1,29 +1,34 @@
 //! From the chosen model to an engine that answers.
 
 use super::{
+    downloads::Downloads,
     exit::{Exit, Failure},
     model_choice::{EndpointChoice, InProcess, ModelChoice},
+    progress::Show,
     settings,
 };
-use crate::engine::{
-    Engine, EngineError,
-    demo::FILES,
-    endpoint::{Endpoint, EndpointOptions, Secret},
-    llama::{
-        Llama, LoadOptions,
-        weights::{Bytes, ModelFiles, WeightFile},
+use crate::{
+    dataset::{DatasetError, Network, hub::Hub},
+    engine::{
+        Engine, EngineError,
+        demo::FILES,
+        endpoint::{Endpoint, EndpointOptions},
+        llama::{
+            Llama, LoadOptions,
+            weights::{Bytes, ModelFiles, WeightFile},
+        },
     },
 };
-use std::{num::NonZeroUsize, path::Path};
+use std::num::NonZeroUsize;
 
 /// Loads or connects.
 ///
 /// # Errors
 /// Exit 5: the model cannot be loaded, or the server does not answer or cannot do what is needed. Exit 4: the model is not at hand.
-pub(super) fn build(choice: &ModelChoice, threads: Option<NonZeroUsize>) -> Result<Box<dyn Engine>, Failure> {
+pub(super) fn build(choice: &ModelChoice, threads: Option<NonZeroUsize>, network: Network) -> Result<Box<dyn Engine>, Failure> {
     match choice {
         ModelChoice::Demo => demo(threads),
-        ModelChoice::InProcess(model) => in_process(model, threads),
+        ModelChoice::InProcess(model) => in_process(model, threads, network),
         ModelChoice::Endpoint(servers) => Ok(Box::new(connect(servers)?)),
     }
 }
@@ -31,11 +36,16 @@ pub(super) fn build(choice: &ModelChoice, threads: Option<NonZeroUsize>) -> Resu
 /// Connects to servers and probes them.
 pub(super) fn connect(choice: &EndpointChoice) -> Result<Endpoint, Failure> {
     let mut options = EndpointOptions::new(choice.base_urls.clone(), &choice.model);
-    options.api_key = settings::env("SWALLOW_EVAL_API_KEY").or_else(|| settings::env("OPENAI_API_KEY")).map(Secret::new);
+    options.api_key = settings::api_key();
     options.max_connections = choice.max_connections.map_or(options.max_connections, std::num::NonZeroUsize::get);
     options.max_retries = choice.max_retries.unwrap_or(options.max_retries);
     options.timeout = choice.timeout.unwrap_or(options.timeout);
     Endpoint::connect(options).map_err(failure)
+}
+
+/// A model that neither lies in a directory nor comes from the hub.
+fn not_at_hand(error: &DatasetError) -> Failure {
+    Failure { exit: Exit::Engine, message: error.to_string(), hint: error.hint() }
 }
 
 /// An engine's own words with its exit code.
@@ -43,7 +53,16 @@ pub(super) fn failure(EngineError { message, hint }: EngineError) -> Failure {
     Failure { exit: Exit::Engine, message, hint }
 }
 
-fn in_process(choice: &InProcess, threads: Option<NonZeroUsize>) -> Result<Box<dyn Engine>, Failure> {
+fn in_process(choice: &InProcess, threads: Option<NonZeroUsize>, network: Network) -> Result<Box<dyn Engine>, Failure> {
+    if choice.tokenizer.is_some() {
+        let message = "--tokenizer is for servers: a model in this process uses the tokenizer in its own directory";
+        return Err(Failure::new(Exit::Usage, message).hint("leave --tokenizer out"));
+    }
+    let hub = Hub::from_env(&settings::env, network).map_err(|e| not_at_hand(&e))?;
+    let downloads = Downloads::new(Show::on_stderr(), &choice.model);
+    let found = hub.model_dir(&choice.model, choice.revision.as_deref(), &|event| downloads.see(event));
+    downloads.end();
+    let dir = found.map_err(|e| not_at_hand(&e))?;
     let options = LoadOptions {
         model: choice.model.clone(),
         revision: choice.revision.clone(),
@@ -52,7 +71,7 @@ fn in_process(choice: &InProcess, threads: Option<NonZeroUsize>) -> Result<Box<d
         threads: threads.map(NonZeroUsize::get),
         ..LoadOptions::default()
     };
-    Ok(Box::new(Llama::load(Path::new(&choice.model), &options).map_err(failure)?))
+    Ok(Box::new(Llama::load(&dir, &options).map_err(failure)?))
 }
 
 /// The built-in model, run by the real engine.

@@ -56,6 +56,9 @@ pub(super) fn run(args: &RunArgs, command_line: CommandLine) -> Verdict {
     let suite = args.suite.first().map_or("ja", String::as_str);
     let published = published(suite, args, &choice)?;
     let plan = make_plan(suite, args, &choice)?;
+    if matches!(&choice, ModelChoice::Endpoint(EndpointChoice { tokenizer: Some(_), .. })) && !args.dry_run {
+        note("--tokenizer has no effect here: no task of this version counts tokens for a server");
+    }
     for (task, why) in &plan.left_out {
         note(&format!("task '{task}' is left out: {why}"));
     }
@@ -86,7 +89,7 @@ fn run_in(
     published: Option<&ReferenceRow>,
 ) -> Verdict {
     let cancel = interrupt::install()?;
-    let mut engine = engines::build(choice, args.threads)?;
+    let mut engine = engines::build(choice, args.threads, data_source::network(args.offline))?;
     let spec = spec(args, command_line, choice, plan, engine.as_ref(), writer)?;
     let resume = format!("swallow-eval run --resume {}", writer.dir().path().display());
     let progress = Progress::new(if args.quiet { Show::Nothing } else { Show::on_stderr() });
@@ -329,6 +332,7 @@ fn stopped(error: AskError, resume: &str) -> Failure {
             let hint = error.hint.map_or_else(|| kept.clone(), |hint| format!("{hint}; {kept}"));
             Failure::new(Exit::Engine, format!("task '{task}': {}", error.message)).hint(hint)
         }
+        AskError::Recorded(error) => results_failure(Exit::Usage, &error),
         AskError::Output(error) => Failure::new(Exit::Incomplete, error.to_string()).hint(kept),
     }
 }

@@ -41,6 +41,9 @@ pub enum AskError {
         /// The engine's own words.
         error: EngineError,
     },
+    /// The recorded journal cannot be read, so nothing was asked (exit code 2).
+    #[error(transparent)]
+    Recorded(ResultsError),
     /// The journal cannot be written (exit code 3).
     #[error(transparent)]
     Output(#[from] ResultsError),

@@ -107,7 +107,7 @@ pub fn execute(job: Job<'_>) -> Result<Finished, AskError> {
     let Job { plan, mut spec, writer, engine, cancel, onlooker, then } = job;
     ask::check(&plan.tasks, engine)?;
     let asked: Vec<PlannedRequest> = plan.tasks.iter().flat_map(|t| t.asked.iter().cloned()).collect();
-    let (mut journal, recovered) = writer.journal()?;
+    let (mut journal, recovered) = writer.journal().map_err(AskError::Recorded)?;
     let torn = recovered.torn.map(|t| t.to_string());
     let mut answers = Answers::of(recovered.outcomes);
     let (started, mut session) = (Instant::now(), Session::begin());
@@ -201,7 +201,13 @@ fn columns(suite: &Suite, tasks: &[Task], mut scored: BTreeMap<&str, TaskScore>,
             TaskScore::unavailable(task, &column.title, metric, why)
         }));
     }
-    all.extend(tasks.iter().filter_map(|t| scored.remove(t.name.as_str())));
+    for mut score in tasks.iter().filter_map(|t| scored.remove(t.name.as_str())) {
+        // A task of the user's own must not hide behind the column whose title it copied.
+        if suite.columns.iter().any(|c| c.title == score.title) {
+            score.title = format!("{} ({})", score.title, score.task);
+        }
+        all.push(score);
+    }
     all
 }
 

@@ -80,9 +80,10 @@ fn broken_models_are_5_and_leave_no_run_behind() {
     let Some(data) = folder_of("SWALLOW_EVAL_DATA") else { return };
     let desk = Desk::new().env("SWALLOW_EVAL_DATA", data.canonicalize().unwrap());
     let line = "run --suite ja --tasks jemhopqa --limit 1 --quiet --model model";
-    let cases: [(&dyn Fn(&Path), &[&str]); 6] = [
+    type Damage = fn(&Path);
+    let cases: [(Damage, &[&str]); 6] = [
         (
-            &|dir| {
+            |dir| {
                 let path = dir.join("model.safetensors");
                 let bytes = fs::read(&path).unwrap();
                 fs::write(&path, &bytes[..bytes.len() - 100]).unwrap();
@@ -90,13 +91,13 @@ fn broken_models_are_5_and_leave_no_run_behind() {
             &["model.safetensors", "hint: "],
         ),
         (
-            &|dir| edit(&dir.join("config.json"), |c| c["architectures"] = json!(["MistralForCausalLM"])),
+            |dir| edit(&dir.join("config.json"), |c| c["architectures"] = json!(["MistralForCausalLM"])),
             &["MistralForCausalLM", "--base-url"],
         ),
-        (&|dir| edit(&dir.join("config.json"), |c| c["hidden_size"] = json!(256)), &["model.safetensors", "shape"]),
-        (&|dir| edit(&dir.join("config.json"), |c| c["vocab_size"] = json!(64)), &["tokenizer", "64"]),
-        (&|dir| fs::write(dir.join("tokenizer.json"), "{}").unwrap(), &["tokenizer.json"]),
-        (&|dir| fs::remove_file(dir.join("config.json")).unwrap(), &["config.json is missing"]),
+        (|dir| edit(&dir.join("config.json"), |c| c["hidden_size"] = json!(256)), &["model.safetensors", "shape"]),
+        (|dir| edit(&dir.join("config.json"), |c| c["vocab_size"] = json!(64)), &["tokenizer", "64"]),
+        (|dir| fs::write(dir.join("tokenizer.json"), "{}").unwrap(), &["tokenizer.json"]),
+        (|dir| fs::remove_file(dir.join("config.json")).unwrap(), &["config.json is missing"]),
     ];
     for (damage, parts) in cases {
         damage(&model(&desk));

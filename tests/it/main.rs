@@ -1,6 +1,12 @@
 //! One integration-test binary; a module a topic.
 
-#![allow(clippy::unwrap_used, clippy::expect_used, clippy::print_stderr, reason = "a test fails by panicking, and says what it skips")]
+#![allow(
+    clippy::unwrap_used,
+    clippy::expect_used,
+    clippy::print_stderr,
+    clippy::type_complexity,
+    reason = "a test fails by panicking, says what it skips, and has tables of cases"
+)]
 
 mod archive;
 mod bad_input;

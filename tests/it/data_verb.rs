@@ -43,6 +43,19 @@ fn fetch_names_every_failure_and_goes_on() {
     said.fails(4, &["the cache cannot be written: failed to create directory file/data", "hint: set SWALLOW_EVAL_HOME"]);
 }
 
+#[test]
+fn a_proxy_is_used_and_its_password_not_shown() {
+    let proxy = Server::start(|_, _| Reply::new(403, "not allowed"));
+    let address = proxy.url().replace("http://", "http://me:hunter2@");
+    let desk = Desk::new().env("HTTP_PROXY", address);
+    let said = desk.run("data fetch jemhopqa --data-url http://mirror.invalid");
+    said.fails(4, &["from http://mirror.invalid/aiishii/JEMHopQA/", "403 Forbidden", "check HTTPS_PROXY"]);
+    assert!(!said.err.contains("hunter2"), "{}", said.err);
+    let asked = proxy.asked();
+    assert!(asked.iter().all(|a| a.path.starts_with("http://mirror.invalid/aiishii/")) && !asked.is_empty(), "{asked:?}");
+    assert!(asked[0].header("proxy-authorization").is_some_and(|a| a.starts_with("Basic ")), "{asked:?}");
+}
+
 /// The files of a data set as its pinned address serves them.
 fn serve(mirror: PathBuf) -> Server {
     let files: Vec<(String, PathBuf)> = Manifest::all()

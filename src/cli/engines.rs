@@ -58,7 +58,7 @@ fn in_process(choice: &InProcess, threads: Option<NonZeroUsize>, network: Networ
         let message = "--tokenizer is for servers: a model in this process uses the tokenizer in its own directory";
         return Err(Failure::new(Exit::Usage, message).hint("leave --tokenizer out"));
     }
-    let hub = Hub::from_env(&settings::env, network).map_err(|e| not_at_hand(&e))?;
+    let hub = Hub::from_env(&settings::env, network);
     let downloads = Downloads::new(Show::on_stderr(), &choice.model);
     let found = hub.model_dir(&choice.model, choice.revision.as_deref(), &|event| downloads.see(event));
     downloads.end();

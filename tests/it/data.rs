@@ -1,8 +1,8 @@
 //! Data sets from a server that misbehaves, and data sets as published.
 
 use crate::support::folder_of;
-use crate::support::server::{Reply, Server};
-use sha2::{Digest, Sha256};
+use crate::support::server::{Asked, Reply, Server};
+use crate::support::toy::{content, file, manifest, toy};
 use std::cell::RefCell;
 use std::path::{Path, PathBuf};
 use std::sync::{Condvar, Mutex};
@@ -15,40 +15,6 @@ use swallow_eval::dataset::{
     store::{Store, StoreOptions},
 };
 use tempfile::TempDir;
-
-/// A content long enough to come in many parts.
-fn content() -> Vec<u8> {
-    (0..20_000).flat_map(|i| format!("{{\"id\": {i}}}\n").into_bytes()).collect()
-}
-
-fn file(path: &str, content: &[u8]) -> DataFile {
-    DataFile {
-        split: "train".into(),
-        path: path.into(),
-        url: format!("https://pinned.invalid/v1/{path}"),
-        bytes: Some(content.len() as u64),
-        sha256: Some(Sha256::digest(content).iter().map(|b| format!("{b:02x}")).collect()),
-        git_blob: None,
-        rows: None,
-    }
-}
-
-fn manifest(files: Vec<DataFile>) -> Manifest {
-    Manifest {
-        name: "toy".into(),
-        sha256: String::new(),
-        title: "Toy".into(),
-        licence: "CC0-1.0".into(),
-        licence_note: None,
-        citation: String::new(),
-        homepage: String::new(),
-        form: vec![Form { name: "only".into(), reader: Reader::Jsonl, files }],
-    }
-}
-
-fn toy() -> Manifest {
-    manifest(vec![file("toy/train.jsonl", &content())])
-}
 
 /// Tries again at once: tests do not wait.
 const EAGER: Patience = Patience { retries: 2, first_pause: Duration::ZERO, longest_pause: Duration::ZERO, stall: Duration::from_secs(20) };
@@ -180,7 +146,7 @@ fn whatever_was_left_the_file_is_right() {
     let whole = content();
     let garbage = vec![b'x'; 1000];
     let longer = [content(), b"more".to_vec()].concat();
-    type Answer = fn(&crate::support::server::Asked, usize) -> Reply;
+    type Answer = fn(&Asked, usize) -> Reply;
     let good: Answer = |asked, _| Reply::file(asked, &content(), "v2");
     let cases: [(&str, &[u8], Option<&str>, Option<u64>, Answer, usize); 7] = [
         ("a whole file without its name", &whole, None, Some(whole.len() as u64), good, 0),
@@ -214,7 +180,7 @@ fn whatever_was_left_the_file_is_right() {
 
 #[test]
 fn what_cannot_be_had_is_said_and_leaves_nothing() {
-    type Answer = fn(&crate::support::server::Asked, usize) -> Reply;
+    type Answer = fn(&Asked, usize) -> Reply;
     let cases: [(&str, Answer, u32, &[&str]); 7] = [
         ("gone", |_, _| Reply::new(404, "no"), 1, &["the server answered 404 Not Found"]),
         ("denied", |_, _| Reply::new(403, "no"), 1, &["403 Forbidden"]),

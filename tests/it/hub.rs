@@ -86,7 +86,7 @@ fn hub(endpoint: &str, cache: &TempDir, more: &[(&str, &str)]) -> Hub {
         "HF_HOME" => Some(cache.path().display().to_string()),
         _ => more.iter().find(|(n, _)| *n == name).map(|(_, value)| (*value).to_owned()),
     };
-    Hub::from_env(&env, Network::Allowed).unwrap().patience(EAGER)
+    Hub::from_env(&env, Network::Allowed).patience(EAGER)
 }
 
 fn get(hub: &Hub) -> Result<PathBuf, DatasetError> {

@@ -8,11 +8,13 @@
     reason = "a test fails by panicking, says what it skips, and has tables of cases"
 )]
 
+mod archive;
 mod bad_input;
 mod certify;
 mod cli;
 mod contract;
 mod data;
+mod data_verb;
 mod endpoint;
 mod endpoint_faults;
 mod house;

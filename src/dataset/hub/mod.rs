@@ -54,7 +54,8 @@ pub struct Hub {
     /// May hold user-info; messages show `shown`.
     endpoint: String,
     shown: String,
-    cache: Cache,
+    /// `None` where no variable names a place for it; a model that is a directory needs none.
+    cache: Option<Cache>,
     token: Option<Token>,
     network: Network,
     patience: Patience,
@@ -64,14 +65,10 @@ impl Hub {
     /// As the environment says, looked up with `env` (unset and empty are one): `HF_ENDPOINT`; `HF_HUB_CACHE`, `HF_HOME`; `HF_TOKEN`,
     /// `HUGGING_FACE_HUB_TOKEN` or the file that `hf auth login` writes; `HF_HUB_OFFLINE` and `TRANSFORMERS_OFFLINE` forbid the network even
     /// where `network` allows it.
-    ///
-    /// # Errors
-    /// [`DatasetError::NoHome`].
-    pub fn from_env(env: &dyn Fn(&str) -> Option<String>, network: Network) -> Result<Hub, DatasetError> {
+    pub fn from_env(env: &dyn Fn(&str) -> Option<String>, network: Network) -> Hub {
         let home = env("HF_HOME").map(PathBuf::from).or_else(|| Some(user_cache(env)?.join("huggingface")));
         let cache = env("HF_HUB_CACHE").or_else(|| env("HUGGINGFACE_HUB_CACHE")).map(PathBuf::from);
         let cache = cache.or_else(|| Some(home.as_ref()?.join("hub")));
-        let cache = cache.ok_or(DatasetError::NoHome { tried: "HF_HUB_CACHE, HF_HOME, XDG_CACHE_HOME and HOME" })?;
         let file = || {
             let path = env("HF_TOKEN_PATH").map(PathBuf::from).or_else(|| Some(home.as_ref()?.join("token")))?;
             std::fs::read_to_string(path).ok().filter(|text| !text.trim().is_empty())
@@ -80,14 +77,14 @@ impl Hub {
         let on = |value: String| ["1", "ON", "YES", "TRUE"].contains(&value.to_ascii_uppercase().as_str());
         let offline = ["HF_HUB_OFFLINE", "TRANSFORMERS_OFFLINE"].into_iter().any(|name| env(name).is_some_and(on));
         let endpoint = env("HF_ENDPOINT").unwrap_or_else(|| PUBLIC_HUB.into()).trim_end_matches('/').to_owned();
-        Ok(Hub {
+        Hub {
             shown: without_user_info(&endpoint),
             endpoint,
-            cache: Cache::new(cache),
+            cache: cache.map(Cache::new),
             token: token.and_then(|text| Token::new(&text)),
             network: if offline { Network::Off } else { network },
             patience: Patience::default(),
-        })
+        }
     }
 
     /// The same with another patience.
@@ -139,15 +136,18 @@ impl Hub {
         }
     }
 
-    fn repo(&self, id: &str, revision: &str) -> CacheRepo {
-        self.cache.repo(Repo::with_revision(id.to_owned(), RepoType::Model, revision.to_owned()))
+    fn cache(&self) -> Result<&Cache, DatasetError> {
+        self.cache.as_ref().ok_or(DatasetError::NoHome { tried: "HF_HUB_CACHE, HF_HOME, XDG_CACHE_HOME and HOME" })
+    }
+
+    fn repo(&self, id: &str, revision: &str) -> Result<CacheRepo, DatasetError> {
+        Ok(self.cache()?.repo(Repo::with_revision(id.to_owned(), RepoType::Model, revision.to_owned())))
     }
 
     /// The snapshot in the cache, if it is complete.
     fn cached(&self, id: &str, revision: &str, part: Part) -> Result<PathBuf, DatasetError> {
-        let repo = self.repo(id, revision);
-        let not_cached =
-            |file: String| HubError::NotCached { id: id.into(), revision: revision.into(), file, cache: self.cache.path().clone() };
+        let (repo, cache) = (self.repo(id, revision)?, self.cache()?.path());
+        let not_cached = |file: String| HubError::NotCached { id: id.into(), revision: revision.into(), file, cache: cache.clone() };
         let (needed, _) = part.files();
         let by_commit = Some(repo.pointer_path(revision)).filter(|path| path.is_dir());
         let by_name = || repo.get(needed[0]).and_then(|path| path.parent().map(Path::to_owned));
@@ -168,10 +168,11 @@ impl Hub {
             let (endpoint, id, revision) = (self.shown.clone(), id.to_owned(), revision.to_owned());
             DatasetError::Hub(HubError::NoFile { endpoint, id, revision, file: file.to_owned() })
         };
+        let repo = self.repo(id, revision)?;
         // The branch is read once: all files are of the commit that it names now.
         let first = self.describe(id, revision, &needed[..1])?.pop().flatten();
         let commit = first.ok_or_else(|| lacks(needed[0]))?.commit;
-        let dir = self.repo(id, revision).pointer_path(&commit);
+        let dir = repo.pointer_path(&commit);
         let lock = CacheLock::take(repository(&dir), progress)?;
         let snapshot = Snapshot { hub: self, id, commit: &commit, dir: &dir, lock, progress };
         let all_of = |names: &[&str]| snapshot.bring(names)?.first().map_or(Ok(()), |lacking| Err(lacks(lacking)));
@@ -187,7 +188,7 @@ impl Hub {
         }
         // Last, so that the name never leads to a snapshot that is not whole.
         if revision != commit {
-            self.repo(id, revision).create_ref(&commit).map_err(DatasetError::cache("write a reference in", repository(&dir)))?;
+            repo.create_ref(&commit).map_err(DatasetError::cache("write a reference in", repository(&dir)))?;
         }
         Ok(dir)
     }
@@ -226,7 +227,7 @@ impl Hub {
 
 impl fmt::Debug for Hub {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.debug_struct("Hub").field("endpoint", &self.shown).field("cache", self.cache.path()).finish_non_exhaustive()
+        f.debug_struct("Hub").field("endpoint", &self.shown).field("cache", &self.cache).finish_non_exhaustive()
     }
 }
 
@@ -378,22 +379,24 @@ mod tests {
             let env = |name: &str| variables.iter().find(|(n, _)| *n == name).map(|(_, value)| (*value).to_owned());
             Hub::from_env(&env, Network::Allowed)
         };
-        let cache = |variables: &[(&str, &str)]| hub(variables).unwrap().cache.path().display().to_string();
-        assert_eq!(cache(&[("HOME", "/me")]), "/me/.cache/huggingface/hub");
-        assert_eq!(cache(&[("HOME", "/me"), ("HF_HOME", "/hf")]), "/hf/hub");
-        assert_eq!(cache(&[("HF_HOME", "/hf"), ("HF_HUB_CACHE", "/hub")]), "/hub");
-        assert!(matches!(hub(&[]), Err(DatasetError::NoHome { .. })));
+        let cache = |variables: &[(&str, &str)]| hub(variables).cache().map(|cache| cache.path().display().to_string());
+        assert_eq!(cache(&[("HOME", "/me")]).unwrap(), "/me/.cache/huggingface/hub");
+        assert_eq!(cache(&[("HOME", "/me"), ("HF_HOME", "/hf")]).unwrap(), "/hf/hub");
+        assert_eq!(cache(&[("HF_HOME", "/hf"), ("HF_HUB_CACHE", "/hub")]).unwrap(), "/hub");
+        assert!(matches!(cache(&[]), Err(DatasetError::NoHome { .. })));
+        assert!(hub(&[]).model_dir(home, None, &|_| {}).is_ok(), "a directory needs no cache");
+        assert!(matches!(hub(&[]).model_dir("org/name", None, &|_| {}), Err(DatasetError::NoHome { .. })));
         for (variables, network, token) in [
             (&[("HF_HOME", "/nowhere")][..], Network::Allowed, false),
             (&[("HF_HOME", home), ("HF_HUB_OFFLINE", "0")], Network::Allowed, true),
             (&[("HF_HOME", "/nowhere"), ("HF_TOKEN", "hf_x"), ("TRANSFORMERS_OFFLINE", "true")], Network::Off, true),
             (&[("HF_HOME", "/nowhere"), ("HUGGING_FACE_HUB_TOKEN", "hf_x"), ("HF_HUB_OFFLINE", "1")], Network::Off, true),
         ] {
-            let hub = hub(variables).unwrap();
+            let hub = hub(variables);
             assert_eq!((hub.network, hub.token.is_some()), (network, token), "{variables:?}");
             assert!(!format!("{hub:?}").contains("hf_x"), "{hub:?}");
         }
-        let hub = hub(&[("HF_HOME", "/hf"), ("HF_ENDPOINT", "https://mirror.example.com/")]).unwrap();
+        let hub = hub(&[("HF_HOME", "/hf"), ("HF_ENDPOINT", "https://mirror.example.com/")]);
         assert_eq!(hub.url("a/b", "refs/pr/1", "config.json"), "https://mirror.example.com/a/b/resolve/refs%2Fpr%2F1/config.json");
     }
 

@@ -5,6 +5,7 @@ pub(crate) mod faults;
 pub(crate) mod openai;
 pub(crate) mod scripted;
 pub(crate) mod server;
+pub(crate) mod toy;
 
 use std::ops::ControlFlow;
 use std::path::PathBuf;

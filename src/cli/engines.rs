@@ -13,10 +13,7 @@ use crate::{
         Engine, EngineError,
         demo::FILES,
         endpoint::{Endpoint, EndpointOptions},
-        llama::{
-            Llama, LoadOptions,
-            weights::{Bytes, ModelFiles, WeightFile},
-        },
+        llama::{Llama, LoadOptions, weights::ModelFiles},
     },
 };
 use std::num::NonZeroUsize;
@@ -76,18 +73,7 @@ fn in_process(choice: &InProcess, threads: Option<NonZeroUsize>, network: Networ
 
 /// The built-in model, run by the real engine.
 fn demo(threads: Option<NonZeroUsize>) -> Result<Box<dyn Engine>, Failure> {
-    let file = |name: &str| FILES.iter().find(|(n, _)| *n == name).map(|(_, bytes)| *bytes);
-    let small = |name: &str| file(name).map(<[u8]>::to_vec);
-    let weights = file("model.safetensors").unwrap_or_default();
-    let files = ModelFiles {
-        config: small("config.json").unwrap_or_default(),
-        generation_config: small("generation_config.json"),
-        tokenizer: small("tokenizer.json").unwrap_or_default(),
-        tokenizer_config: small("tokenizer_config.json"),
-        special_tokens_map: None,
-        chat_template: None,
-        weights: vec![WeightFile { name: "demo/model.safetensors".into(), bytes: Bytes::Static(weights) }],
-    };
+    let files = ModelFiles::built_in(&FILES).map_err(failure)?;
     let options = LoadOptions { model: "demo".into(), threads: threads.map(NonZeroUsize::get), ..LoadOptions::default() };
     Ok(Box::new(Llama::from_files(&files, &options).map_err(failure)?.named("demo")))
 }

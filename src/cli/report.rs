@@ -1,6 +1,9 @@
 //! `report`: recorded runs as a table, on standard output or in a file. Asks no model.
 
-use super::exit::{Exit, Failure, Verdict};
+use super::{
+    exit::{Exit, Failure, Verdict},
+    output,
+};
 use crate::{
     report::{
         csv, json,
@@ -16,7 +19,7 @@ use crate::{
     },
 };
 use std::{
-    io::{self, IsTerminal, Write},
+    io::{self, IsTerminal},
     path::{Path, PathBuf},
 };
 
@@ -62,7 +65,7 @@ pub fn run(args: &ReportArgs) -> Verdict {
     let table = table(args)?;
     match &args.output {
         Some(path) => write_file(path, &rendered(&table, args.format, PLAIN))?,
-        None => print(&rendered(&table, args.format, look_of_stdout()))?,
+        None => output::print(&rendered(&table, args.format, look_of_stdout()))?,
     }
     Ok(Exit::Ok)
 }
@@ -130,15 +133,6 @@ fn write_file(path: &Path, text: &str) -> Result<(), Failure> {
         atomic::write(path, |out| out.write_all(text.as_bytes()))
     };
     written.map_err(failure)
-}
-
-/// Writes to standard output. A reader that has seen enough (`| head`) is no error.
-fn print(text: &str) -> Result<(), Failure> {
-    let mut out = io::stdout().lock();
-    match out.write_all(text.as_bytes()).and_then(|()| out.flush()) {
-        Err(e) if e.kind() != io::ErrorKind::BrokenPipe => Err(Failure::new(Exit::Usage, format!("cannot write to standard output: {e}"))),
-        _ => Ok(()),
-    }
 }
 
 /// An error about our own files outside a run.

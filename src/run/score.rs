@@ -1,7 +1,7 @@
 //! Everything right of the journal: answers, scores, aggregates. A function of the run directory's content that can be repeated at will.
 
 use crate::answer::{self, Answer};
-use crate::engine::{Identity, Note, Output, RequestKind};
+use crate::engine::{EndTokens, Identity, Note, Output, RequestKind};
 use crate::metric::{self, Evidence, Metric, Reference, Score, aggregate};
 use crate::results::{
     journal::Answers,
@@ -108,7 +108,7 @@ fn aggregate_task(task: &Task, samples: &[Sample], scores: &BTreeMap<&str, Vec<S
         groups: groups(headline, samples, of_headline),
         signature: sign(task, n, &departures, around),
         departures,
-        warnings: warnings(samples),
+        warnings: end_tokens(task, around.engine).into_iter().chain(warnings(samples)).collect(),
         unavailable: None,
     }
 }
@@ -151,6 +151,12 @@ fn groups(metric: &dyn Metric, samples: &[Sample], scores: &[Score]) -> Vec<Grou
             n: scores.len() as u64,
         })
         .collect()
+}
+
+/// No field of `/v1/completions` says which tokens end an answer, so a number from a server carries this difference, seen or not.
+fn end_tokens(task: &Task, engine: &Identity) -> Option<String> {
+    let differs = engine.engine == "endpoint" && task.file.request.end == EndTokens::Tokenizer;
+    differs.then(|| "the server ends answers at end tokens of its own choice, the protocol at the tokenizer's eos_token alone".to_owned())
 }
 
 /// What a reader of the number should know, one sentence a kind.

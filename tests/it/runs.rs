@@ -166,6 +166,7 @@ fn an_endpoint_gives_the_answers_of_the_engine_behind_it() {
     let server = EngineServer::start(load, Rules::new("tiny"));
     let served = desk.run(&format!("{line} --base-url {} --model tiny --output served --offline", server.base_url));
     assert_eq!(served.code, 0, "{}", served.err);
+    assert!(served.out.contains("end tokens of its own choice") && !said.out.contains("of its own choice"), "{}", served.out);
     let answers = |output: &str| -> Vec<(String, String, Value)> {
         let samples = read(&only_run(&desk, output), "samples.jsonl");
         let of = |line: &str| {

@@ -5,7 +5,7 @@ use super::source::{CertifyError, Row, Source, entries};
 use crate::answer::{self, Answer};
 use crate::dataset::Record;
 use crate::engine::{EndTokens, Generate, RequestKind};
-use crate::metric::{self, Evidence, Metric, Reference, Score};
+use crate::metric::{self, Evidence, Metric, Reference, Resources, Score};
 use crate::prompt::{fewshot, requests};
 use crate::task::{Task, document::Document};
 use serde_json::{Map, Value, json};
@@ -188,7 +188,7 @@ fn check_scoring(
     let evidence = [Evidence::Text(extracted)];
     for (name, expected) in source.object_of(&row.fields, "scores", Some(row.line))? {
         let metric = known_metric(source, name, Some(row.line))?;
-        let score = metric.score(reference, &evidence);
+        let score = metric.score(&Resources::default(), reference, &evidence);
         report.check_value(&source.name, &row.id, &format!("scores.{name}"), expected, &json!(score.value));
         scores.entry(metric.name()).or_default().push(score);
     }
@@ -314,7 +314,8 @@ fn category_file(report: &mut Folder, source: &Source, task: &Task, full: &FullS
         .zip(responses)
         .map(|(document, response)| {
             let Answer::Text(text) = answer::extract(task, response.as_str().unwrap_or_default());
-            metric::exact_match::ExactMatch.score(&answer::reference(task, document), &[Evidence::Text(text)]).value == 1.0
+            metric::exact_match::ExactMatch.score(&Resources::default(), &answer::reference(task, document), &[Evidence::Text(text)]).value
+                == 1.0
         })
         .collect();
     let tally = Tally::of(task, &subjects, &hits);

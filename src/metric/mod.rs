@@ -37,13 +37,39 @@ impl Score {
     }
 }
 
+/// What a metric cannot do without and cannot load itself.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
+pub enum Need {
+    /// The tokenizer of the evaluated model.
+    ModelTokenizer,
+    /// nagisa's word segmentation.
+    Nagisa,
+}
+
+/// Loaded resources, for the metrics that [need](Metric::needs) them. The default has none.
+#[derive(Clone, Copy, Default)]
+pub struct Resources<'r> {
+    /// Text to the evaluated model's token ids, without special tokens.
+    pub tokens: Option<&'r (dyn Fn(&str) -> Vec<u32> + Sync)>,
+    /// Text to nagisa's words.
+    pub segment: Option<&'r (dyn Fn(&str) -> Vec<String> + Sync)>,
+}
+
 /// One way of scoring.
 pub trait Metric: Sync {
     /// Name in task files and result files.
     fn name(&self) -> &'static str;
 
+    /// What [`Metric::score`] must find in its resources. A run checks it before the first request.
+    fn needs(&self) -> &'static [Need] {
+        &[]
+    }
+
     /// Scores one document.
-    fn score(&self, reference: &Reference, evidence: &[Evidence]) -> Score;
+    ///
+    /// # Panics
+    /// When a resource that [`Metric::needs`] lists is missing: a fault of the caller.
+    fn score(&self, resources: &Resources<'_>, reference: &Reference, evidence: &[Evidence]) -> Score;
 
     /// One number from the scores of all documents, in protocol order; `None` without documents.
     fn aggregate(&self, scores: &[Score]) -> Option<f64>;

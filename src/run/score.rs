@@ -2,7 +2,7 @@
 
 use crate::answer::{self, Answer};
 use crate::engine::{EndTokens, Identity, Note, Output, RequestKind};
-use crate::metric::{self, Evidence, Metric, Reference, Score, aggregate};
+use crate::metric::{self, Evidence, Metric, Reference, Resources, Score, aggregate};
 use crate::results::{
     journal::Answers,
     requests::PlannedRequest,
@@ -60,7 +60,7 @@ fn score_document(task: &Task, document: &[PlannedRequest], answers: &Answers, m
         (None, None) => Some("not asked yet".to_owned()),
     };
     let evidence: Vec<Evidence> = answer.iter().cloned().map(Evidence::Text).collect();
-    let scores: Vec<Score> = metrics.iter().map(|m| m.score(&reference, &evidence)).collect();
+    let scores: Vec<Score> = metrics.iter().map(|m| m.score(&Resources::default(), &reference, &evidence)).collect();
     let sample = Sample {
         task: task.name.clone(),
         doc_id: doc_id.clone(),

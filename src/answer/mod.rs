@@ -1,6 +1,7 @@
 //! From a response to what is scored: the decoder's clean-up and stop cut ([`decoded`]), then the task's named steps ([`steps`]).
 //! Total functions: no I/O, no errors, no scores.
 
+pub mod number;
 pub mod steps;
 
 use crate::engine::{Cleanup, Generate, Generated};

@@ -1,8 +1,13 @@
 //! Formulas: from evidence and references to scores, from scores to aggregates. No I/O and no errors: odd input has a defined score.
 
 pub mod aggregate;
+pub mod bleu;
+pub mod bootstrap;
 pub mod char_f1;
 pub mod exact_match;
+pub mod numpy_random;
+pub mod rouge;
+pub mod tokenizer_13a;
 
 use serde::{Deserialize, Serialize};
 
@@ -73,10 +78,33 @@ pub trait Metric: Sync {
 
     /// One number from the scores of all documents, in protocol order; `None` without documents.
     fn aggregate(&self, scores: &[Score]) -> Option<f64>;
+
+    /// Half the width of the 95 % confidence interval shown beside the aggregate: that of the mean of the values, unless the metric says
+    /// otherwise. `None` for fewer than two documents.
+    fn half_width_95(&self, scores: &[Score]) -> Option<f64> {
+        aggregate::half_width_95(&scores.iter().map(|s| s.value).collect::<Vec<_>>())
+    }
+}
+
+/// The gold and the answer, each empty where there is none.
+fn texts<'t>(reference: &'t Reference, evidence: &'t [Evidence]) -> (&'t str, &'t str) {
+    let answer = match evidence.first() {
+        Some(Evidence::Text(text)) => text,
+        None => "",
+    };
+    (reference.texts.first().map_or("", String::as_str), answer)
 }
 
 /// Every metric, by name.
-pub const METRICS: [&dyn Metric; 2] = [&exact_match::ExactMatch, &char_f1::CharF1];
+pub const METRICS: [&dyn Metric; 7] = [
+    &exact_match::ExactMatch,
+    &char_f1::CharF1,
+    &rouge::Rouge::ONE,
+    &rouge::Rouge::TWO,
+    &rouge::Rouge::L,
+    &bleu::Bleu::Plain,
+    &bleu::Bleu::Nagisa,
+];
 
 /// The metric of that name.
 pub fn by_name(name: &str) -> Option<&'static dyn Metric> {

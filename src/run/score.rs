@@ -2,7 +2,7 @@
 
 use crate::answer::{self, Answer};
 use crate::engine::{EndTokens, Identity, Note, Output, RequestKind};
-use crate::metric::{self, Evidence, Metric, Reference, Resources, Score, aggregate};
+use crate::metric::{self, Evidence, Metric, Reference, Resources, Score};
 use crate::results::{
     journal::Answers,
     requests::PlannedRequest,
@@ -103,7 +103,7 @@ fn aggregate_task(task: &Task, samples: &[Sample], scores: &BTreeMap<&str, Vec<S
         n,
         documents_in_full: Some(around.spec.documents_in_full),
         failed: samples.iter().filter(|s| s.failure.is_some()).count() as u64,
-        half_width_95: aggregate::half_width_95(&of_headline.iter().map(|s| s.value).collect::<Vec<_>>()),
+        half_width_95: headline.half_width_95(of_headline),
         others: others.collect(),
         groups: groups(headline, samples, of_headline),
         signature: sign(task, n, &departures, around),

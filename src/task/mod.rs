@@ -240,4 +240,6 @@ pub enum Step {
     BeforeBlankLine,
     /// Unicode normalisation form KC.
     Nfkc,
+    /// The last number of the text as the digits of an integer, or `[invalid]`.
+    LastNumber,
 }

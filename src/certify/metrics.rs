@@ -1,5 +1,6 @@
 //! Vectors of the metrics and of the answer steps that come from the Japanese harness (`metrics/*.jsonl`), made with the Python originals.
 
+use super::jp_harness;
 use super::report::Folder;
 use super::source::{CertifyError, Row, Source};
 use crate::answer::steps;
@@ -8,9 +9,6 @@ use crate::task::Step;
 use crate::text::{cleanup::clean_up_tokenization, python::is_space, tokenizer::Tokenizer};
 use serde_json::{Map, Value, json};
 use std::path::{Path, PathBuf};
-
-/// Folder of the tokenizer that stands in for the evaluated model's: beside the vectors, or with the goldens of the harness' tasks.
-pub const TOKENIZER: &str = "tokenizer";
 
 /// Relative tolerance of numbers that went through `exp` or `ln`, which differ in the last bit from one C library to the next.
 const TOLERANCE: f64 = 1e-12;
@@ -144,11 +142,11 @@ fn rouge_file(report: &mut Folder, source: &Source, folder: &Path) -> Result<(),
     Ok(())
 }
 
+/// The tokenizer of the harness' tasks stands in for the evaluated model's here too.
 fn tokenizer_dir(folder: &Path) -> PathBuf {
-    let beside = folder.join(TOKENIZER);
-    // The folder may be given as `.`; its parent is that of the resolved path.
-    let with_tasks = || folder.canonicalize().ok().and_then(|f| Some(f.parent()?.join("ja-harness").join(TOKENIZER)));
-    if beside.is_dir() { beside } else { with_tasks().unwrap_or(beside) }
+    // The folder may be given as `.`: its parent is that of the resolved path.
+    let resolved = folder.canonicalize().unwrap_or_else(|_| folder.to_owned());
+    resolved.parent().unwrap_or(folder).join("ja-harness").join(jp_harness::TOKENIZER)
 }
 
 /// `[P, R, F]` of every kind of ROUGE under one tokenizer.

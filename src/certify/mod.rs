@@ -2,6 +2,7 @@
 //!
 //! A golden's kind is the name of its folder; a folder or file that is not understood is an error, never a skip.
 
+pub mod jp_harness;
 pub mod llm_jp;
 pub mod metrics;
 pub mod models;
@@ -15,7 +16,7 @@ use source::{CertifyError, Source, entries};
 use std::path::Path;
 
 /// Kinds whose tasks are not part of this version.
-const NOT_BUILT: [&str; 6] = ["ja-harness", "en-harness", "code", "jmt-bench", "tokenizer", "sandbox"];
+const NOT_BUILT: [&str; 5] = ["en-harness", "code", "jmt-bench", "tokenizer", "sandbox"];
 
 /// Recorded exchanges and export targets: fixtures of other tests, never replayed.
 const FIXTURES: [&str; 3] = ["endpoints", "lm_eval_export", "swallow_export"];
@@ -52,6 +53,8 @@ impl Report {
 pub struct Inputs<'i> {
     /// Raw records, where they are at hand.
     pub data: Option<llm_jp::Data<'i>>,
+    /// nagisa's words, where its model is at hand.
+    pub segment: Option<&'i (dyn Fn(&str) -> Vec<String> + Sync)>,
     /// Called with each folder before it is replayed.
     pub progress: &'i dyn Fn(&str),
 }
@@ -78,7 +81,7 @@ pub fn run(dir: &Path, inputs: &Inputs<'_>) -> Result<Report, CertifyError> {
 }
 
 fn is_built(kind: &str) -> bool {
-    matches!(kind, "ja-llmjp" | "metrics" | "models" | "pyrandom")
+    matches!(kind, "ja-harness" | "ja-llmjp" | "metrics" | "models" | "pyrandom")
 }
 
 fn dir_name(dir: &Path) -> String {
@@ -111,6 +114,9 @@ fn replay_kind(report: &mut Report, kind: &str, dir: &Path, inputs: &Inputs<'_>)
     let (folders, files): (Vec<_>, Vec<_>) = entries(dir)?.into_iter().partition(|name| dir.join(name).is_dir());
     for name in &folders {
         let path = dir.join(name);
+        if kind == "ja-harness" && name == jp_harness::TOKENIZER {
+            continue;
+        }
         if kind != "models" || path.join("config.json").exists() {
             replay_one(report, kind, &path, inputs)?;
         } else if name != "chat-templates" {
@@ -134,6 +140,7 @@ fn replay_one(report: &mut Report, kind: &str, path: &Path, inputs: &Inputs<'_>)
     (inputs.progress)(&label);
     let mut folder = match (kind, name.as_str()) {
         ("models", _) => models::folder(path)?,
+        ("ja-harness", folder) => jp_harness::task_folder(path, find_by_folder(&load::embedded()?, folder, path)?, inputs)?,
         ("ja-llmjp", "_metrics") => llm_jp::metrics_folder(path, find(&load::embedded()?, "jemhopqa", path)?)?,
         ("ja-llmjp", task) => llm_jp::task_folder(path, find(&load::embedded()?, task, path)?, inputs.data)?,
         _ => return Err(CertifyError::UnknownFolder { path: path.to_owned() }),
@@ -145,6 +152,11 @@ fn replay_one(report: &mut Report, kind: &str, path: &Path, inputs: &Inputs<'_>)
 
 fn find<'t>(tasks: &'t [Task], name: &str, path: &Path) -> Result<&'t Task, CertifyError> {
     load::find(tasks, name).map_err(|_| CertifyError::UnknownFolder { path: path.to_owned() })
+}
+
+/// The task whose golden folder has this name; variants of a task have their own folders.
+fn find_by_folder<'t>(tasks: &'t [Task], name: &str, path: &Path) -> Result<&'t Task, CertifyError> {
+    find(tasks, name.strip_suffix("_truncated").unwrap_or(name), path)
 }
 
 fn replay_pyrandom(report: &mut Report, dir: &Path, inputs: &Inputs<'_>) -> Result<(), CertifyError> {
@@ -160,7 +172,7 @@ fn replay_pyrandom(report: &mut Report, dir: &Path, inputs: &Inputs<'_>) -> Resu
 fn replay_metrics(report: &mut Report, dir: &Path, inputs: &Inputs<'_>) -> Result<(), CertifyError> {
     (inputs.progress)("metrics");
     let mut folder = Folder::new("metrics");
-    for name in entries(dir)?.into_iter().filter(|name| name != metrics::TOKENIZER) {
+    for name in entries(dir)? {
         if name == "nagisa_words.jsonl" {
             Source::new(dir, &name).rows()?;
             report.not_built.push(format!("metrics/{name}"));

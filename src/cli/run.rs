@@ -13,7 +13,7 @@ use super::{
 };
 use crate::{
     dataset::store::Store,
-    engine::{Engine, RequestKind},
+    engine::{Engine, ModelFacts, RequestKind},
     prompt::requests::digest,
     report::{markdown, table::Table, terminal},
     results::{
@@ -29,16 +29,17 @@ use crate::{
         ask::{AskError, Event},
         execute,
         plan::{self, Plan, PlanError, PlannedTask, Selection, SkipMissing},
+        resources::{ToolError, Tools},
         task_specs,
     },
     task::{
-        Task,
+        EosStop, PenaltyFrom, Task,
         load::{self, PROTOCOL},
     },
     text::tokenizer::{Special, Tokenizer},
 };
 use clap::Parser;
-use std::{collections::BTreeSet, fmt::Write as _, path::Path};
+use std::{collections::BTreeSet, fmt::Write as _, path::Path, sync::Arc};
 
 /// Runs the verb.
 ///
@@ -55,7 +56,7 @@ pub(super) fn run(args: &RunArgs, command_line: CommandLine) -> Verdict {
     let choice = args.model_choice()?;
     let suite = args.suite.first().map_or("ja", String::as_str);
     let published = published(suite, args, &choice)?;
-    let plan = make_plan(suite, args, &choice)?;
+    let plan = make_plan(suite, args, &choice, facts_at_hand(&choice))?;
     if matches!(&choice, ModelChoice::Endpoint(EndpointChoice { tokenizer: Some(_), .. })) && !args.dry_run {
         note("--tokenizer has no effect here: no task of this version counts tokens for a server");
     }
@@ -90,11 +91,18 @@ fn run_in(
 ) -> Verdict {
     let cancel = interrupt::install()?;
     let mut engine = engines::build(choice, args.threads, data_source::network(args.offline))?;
+    let facts = engine.facts();
+    let tools = Tools::of(&facts);
+    tools.check(plan.tasks.iter().map(|t| &t.task)).map_err(|e| tool_failure(&e))?;
+    // Some prompts depend on what the model makes of them.
+    let fitted =
+        if plan.tasks.iter().any(|t| depends_on_model(&t.task)) { Some(make_plan(&plan.suite.name, args, choice, facts)?) } else { None };
+    let plan = fitted.as_ref().unwrap_or(plan);
     let spec = spec(args, command_line, choice, plan, engine.as_ref(), writer)?;
     let resume = format!("swallow-eval run --resume {}", writer.dir().path().display());
     let progress = Progress::new(if args.quiet { Show::Nothing } else { Show::on_stderr() });
     let onlooker = |event: Event<'_>| progress.see(event);
-    let job = Job { plan, spec, writer, engine: engine.as_mut(), cancel, onlooker: &onlooker, then: then(args) };
+    let job = Job { plan, spec, writer, engine: engine.as_mut(), cancel, onlooker: &onlooker, then: then(args), tools: &tools };
     let finished = execute(job).map_err(|e| stopped(e, &resume))?;
     if let Some(torn) = &finished.torn {
         note(torn);
@@ -171,7 +179,34 @@ fn published(suite: &str, args: &RunArgs, choice: &ModelChoice) -> Result<Option
     }
 }
 
-fn make_plan(suite: &str, args: &RunArgs, choice: &ModelChoice) -> Result<Plan, Failure> {
+/// Whether a task's requests are other ones for other models.
+fn depends_on_model(task: &Task) -> bool {
+    let request = &task.file.request;
+    task.file.arrange.counts_tokens()
+        || !request.defects.is_empty()
+        || request.eos_stop != EosStop::No
+        || request.sampling.repetition_penalty_from == PenaltyFrom::Model
+}
+
+/// What can be known of the model without loading it.
+fn facts_at_hand(choice: &ModelChoice) -> ModelFacts {
+    ModelFacts { tokenizer: tokenizer_of(choice).map(Arc::new), ..ModelFacts::default() }
+}
+
+pub(super) fn tool_failure(error: &ToolError) -> Failure {
+    let exit = match error {
+        ToolError::NoTokenizer { .. } => Exit::Engine,
+        ToolError::NoSegmenter { .. } => Exit::Data,
+        ToolError::Recorded { .. } | ToolError::Results(_) => Exit::Usage,
+    };
+    let failure = Failure::new(exit, error.to_string());
+    match error.hint() {
+        Some(hint) => failure.hint(hint),
+        None => failure,
+    }
+}
+
+fn make_plan(suite: &str, args: &RunArgs, choice: &ModelChoice, facts: ModelFacts) -> Result<Plan, Failure> {
     let suite = load::suite(suite).map_err(data_source::task_failure)?;
     let tasks = load_tasks(args.include_path.as_deref())?;
     let chosen = plan::select(&suite, &args.tasks, &tasks).map_err(data_source::task_failure)?;
@@ -183,6 +218,8 @@ fn make_plan(suite: &str, args: &RunArgs, choice: &ModelChoice) -> Result<Plan, 
         shard: args.shard,
         num_fewshot: args.num_fewshot,
         generation: args.generation()?,
+        defects: args.defects,
+        facts,
     };
     let demo = *choice == ModelChoice::Demo;
     let store = if demo { Store::samples() } else { data_source::files(data_source::network(args.offline), args.data_url.as_ref()) };
@@ -208,6 +245,7 @@ pub(super) fn plan_failure(error: PlanError) -> Failure {
             let hint = missing.hint.map_or_else(|| skip.to_owned(), |hint| format!("{hint}; {skip}"));
             Failure::new(Exit::Data, message).hint(hint)
         }
+        PlanError::Unfit { .. } => Failure::new(Exit::Data, message),
         PlanError::Shots(_) | PlanError::NoSuchDocument { .. } => Failure::new(Exit::Usage, message),
     }
 }
@@ -315,10 +353,7 @@ fn what_would_be_asked(plan: &Plan, tokenizer: Option<&Tokenizer>) -> String {
 
 /// Digests in asking order (each text preceded by its length), comparable with those of the original harness where every document is asked.
 fn prompts_sha256(planned: &PlannedTask) -> String {
-    digest(planned.asked.iter().map(|a| match &a.request.kind {
-        RequestKind::Generate(generate) => generate.prompt.as_str(),
-        RequestKind::LogLikelihood(scored) => scored.context.as_str(),
-    }))
+    digest(planned.asked.iter().map(|a| a.request.kind.text()))
 }
 
 fn golds_sha256(planned: &PlannedTask) -> String {

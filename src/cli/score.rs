@@ -5,12 +5,12 @@ use super::{
     data_source,
     exit::{Exit, Failure, Verdict},
     output::{complain, note},
-    run::{load_tasks, results_failure, write_table},
+    run::{load_tasks, results_failure, tool_failure, write_table},
 };
 use crate::{
-    results::{reference, run_dir::RunDir},
-    run::rescore,
-    task::load,
+    results::{reference, run_dir::RunDir, spec::RunSpec},
+    run::{rescore, resources::Tools},
+    task::{Task, load},
 };
 use std::path::Path;
 
@@ -35,7 +35,8 @@ pub(super) fn run(args: &ScoreArgs) -> Verdict {
         }
     }
     let writer = dir.clone().into_writer().map_err(usage)?;
-    let finished = rescore(&dir, &suite, &tasks, &writer).map_err(usage)?;
+    let tools = recorded_tools(&dir, &spec, &tasks)?;
+    let finished = rescore(&dir, &suite, &tasks, &writer, &tools).map_err(usage)?;
     if let Some(torn) = &finished.torn {
         note(torn);
     }
@@ -46,4 +47,12 @@ pub(super) fn run(args: &ScoreArgs) -> Verdict {
         return Ok(Exit::Incomplete);
     }
     Ok(Exit::Ok)
+}
+
+/// What scoring this run needs.
+fn recorded_tools(dir: &RunDir, spec: &RunSpec, tasks: &[Task]) -> Result<Tools, Failure> {
+    let tools = Tools::recorded(dir).map_err(|e| tool_failure(&e))?;
+    let of_run = tasks.iter().filter(|task| spec.tasks.iter().any(|t| t.task == task.name));
+    tools.check(of_run).map_err(|e| tool_failure(&e))?;
+    Ok(tools)
 }

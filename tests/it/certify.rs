@@ -19,7 +19,7 @@ fn replay(dir: &Path, store: Option<&Store>) -> certify::Report {
         store.expect("asked only with a store").records(&manifest, split).map_err(|e| e.to_string())
     };
     let data: Option<certify::llm_jp::Data<'_>> = if store.is_some() { Some(&records) } else { None };
-    certify::run(dir, &Inputs { data, progress: &|_| {} }).unwrap_or_else(|e| panic!("{}: {e}", dir.display()))
+    certify::run(dir, &Inputs { data, segment: None, progress: &|_| {} }).unwrap_or_else(|e| panic!("{}: {e}", dir.display()))
 }
 
 fn assert_certified(report: &certify::Report) {
@@ -55,7 +55,9 @@ fn recorded_goldens() {
 #[test]
 fn what_is_not_understood_is_an_error() {
     let dir = tempfile::tempdir().unwrap();
-    let run = |path: &Path| certify::run(path, &Inputs { data: None, progress: &|_| {} }).map(|r| r.rows()).map_err(|e| e.to_string());
+    let run = |path: &Path| {
+        certify::run(path, &Inputs { data: None, segment: None, progress: &|_| {} }).map(|r| r.rows()).map_err(|e| e.to_string())
+    };
     assert!(run(&dir.path().join("nothing")).unwrap_err().contains("is missing"));
     assert!(run(dir.path()).unwrap_err().contains("is not a golden folder"));
     fs::create_dir_all(dir.path().join("ja-llmjp/chess")).unwrap();

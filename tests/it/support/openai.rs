@@ -132,7 +132,7 @@ pub(crate) fn requests_of(body: &Value, rules: &Rules) -> Result<Vec<Request>, (
         return error(400, format!("n must be 1 when using greedy sampling, got {n}."));
     }
     let bos = if body.get("add_special_tokens") == Some(&json!(false)) { Bos::Never } else { Bos::Tokenizer };
-    let rules = TokenRules { bos, end: Default::default(), decode: Default::default(), cleanup: Default::default() };
+    let rules = TokenRules { bos, ..TokenRules::default() };
     let request = |i: u64| {
         let sampling = Sampling {
             temperature,

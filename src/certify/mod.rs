@@ -48,12 +48,15 @@ impl Report {
     }
 }
 
+/// A word segmenter.
+pub type Words<'w> = &'w (dyn Fn(&str) -> Vec<String> + Sync);
+
 /// What the replay may use.
 pub struct Inputs<'i> {
     /// Raw records, where they are at hand.
     pub data: Option<llm_jp::Data<'i>>,
     /// nagisa's words, where its model is at hand.
-    pub segment: Option<&'i (dyn Fn(&str) -> Vec<String> + Sync)>,
+    pub segment: Option<Words<'i>>,
     /// Called with each folder before it is replayed.
     pub progress: &'i dyn Fn(&str),
 }

@@ -12,7 +12,7 @@ pub mod source;
 
 use crate::task::{Task, load};
 use report::Folder;
-use source::{CertifyError, Source, entries};
+use source::{CertifyError, entries};
 use std::path::Path;
 
 /// Kinds whose tasks are not part of this version.
@@ -176,12 +176,7 @@ fn replay_metrics(report: &mut Report, dir: &Path, inputs: &Inputs<'_>) -> Resul
     (inputs.progress)("metrics");
     let mut folder = Folder::new("metrics");
     for name in entries(dir)? {
-        if name == "nagisa_words.jsonl" {
-            Source::new(dir, &name).rows()?;
-            report.not_built.push(format!("metrics/{name}"));
-        } else {
-            metrics::file(&mut folder, dir, &name)?;
-        }
+        metrics::file(&mut folder, dir, &name, inputs.segment)?;
     }
     report.folders.push(folder);
     Ok(())

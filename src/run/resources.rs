@@ -64,7 +64,9 @@ impl ToolError {
     /// What the user can do.
     pub fn hint(&self) -> Option<String> {
         match self {
-            ToolError::NoTokenizer { .. } => Some("--tokenizer names a directory with the model's tokenizer.json, or its hub id".to_owned()),
+            ToolError::NoTokenizer { .. } => {
+                Some("--tokenizer names a directory with the model's tokenizer.json, or its hub id".to_owned())
+            }
             ToolError::NoSegmenter { .. } => Some("`swallow-eval data fetch nagisa` brings it".to_owned()),
             ToolError::Data(error) => error.hint(),
             ToolError::Compile(_) | ToolError::Recorded { .. } | ToolError::Results(_) => None,

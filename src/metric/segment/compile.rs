@@ -86,7 +86,8 @@ fn dictionaries(file: &[u8]) -> Result<Tables, CompileError> {
         Some(Value::Dict(entries)) => ids(entries).ok_or_else(|| bad(format!("{what} must have texts as keys and row numbers as values"))),
         _ => Err(bad(format!("{what} is missing"))),
     };
-    let (characters, bigrams, words) = (next("the dictionary of characters")?, next("the dictionary of bigrams")?, next("the dictionary of words")?);
+    let (characters, bigrams, words) =
+        (next("the dictionary of characters")?, next("the dictionary of bigrams")?, next("the dictionary of words")?);
     let mut tables = Tables { unknown_word: *words.get("oov").ok_or_else(|| bad("words have no 'oov'".into()))?, ..Tables::default() };
     let code_points = |text: &str| text.chars().map(u32::from).collect::<Vec<u32>>();
     let sorted = |entries: Vec<(Vec<u32>, u32)>| {
@@ -169,15 +170,7 @@ impl Tables {
     }
 
     fn integers(&self) -> [&[u32]; 7] {
-        [
-            &self.characters,
-            &self.character_ids,
-            &self.bigrams,
-            &self.bigram_ids,
-            &self.word_text,
-            &self.word_starts,
-            &self.word_ids,
-        ]
+        [&self.characters, &self.character_ids, &self.bigrams, &self.bigram_ids, &self.word_text, &self.word_starts, &self.word_ids]
     }
 
     /// Lists, each after its length; all numbers are 32 bits wide, little-endian.

@@ -93,11 +93,9 @@ impl Nagisa {
         let words = self.word_ids(lower);
         let mut inputs = Vec::with_capacity(lower.len() * INPUT);
         for at in 0..lower.len() {
-            for (ids, pad, table, width) in [
-                (&characters, PAD, at::CHARACTERS, 32),
-                (&bigrams, PAD, at::BIGRAMS, 16),
-                (&classes, PAD_CLASS, at::CLASSES, 8),
-            ] {
+            for (ids, pad, table, width) in
+                [(&characters, PAD, at::CHARACTERS, 32), (&bigrams, PAD, at::BIGRAMS, 16), (&classes, PAD_CLASS, at::CLASSES, 8)]
+            {
                 // The character before, itself, the one after; `wrapping_sub` puts the first one's neighbour beyond the end.
                 for neighbour in [at.wrapping_sub(1), at, at + 1] {
                     let id = ids.get(neighbour).copied().unwrap_or(pad) as usize;
@@ -343,7 +341,9 @@ mod tests {
 
     #[test]
     fn scripts() {
-        for (c, expected) in [('の', 0), ('ー', 5), ('カ', 1), ('漢', 2), ('a', 3), ('ａ', 3), ('7', 4), ('７', 4), ('。', 5), ('々', 5), ('ヺ', 1)] {
+        for (c, expected) in
+            [('の', 0), ('ー', 5), ('カ', 1), ('漢', 2), ('a', 3), ('ａ', 3), ('7', 4), ('７', 4), ('。', 5), ('々', 5), ('ヺ', 1)]
+        {
             assert_eq!(class(u32::from(c)), expected, "{c}");
         }
     }

@@ -1,12 +1,13 @@
 //! Vectors of the metrics and of the answer steps that come from the Japanese harness (`metrics/*.jsonl`), made with the Python originals.
 
-use super::jp_harness;
 use super::report::Folder;
 use super::source::{CertifyError, Row, Source};
+use super::{Words, jp_harness};
 use crate::answer::steps;
 use crate::metric::{bleu::Counts, bootstrap, rouge::Rouge, tokenizer_13a};
 use crate::task::Step;
 use crate::text::{cleanup::clean_up_tokenization, python::is_space, tokenizer::Tokenizer};
+use rayon::prelude::*;
 use serde_json::{Map, Value, json};
 use std::path::{Path, PathBuf};
 
@@ -20,7 +21,7 @@ const ROUGES: [(&str, Rouge); 3] = [("rouge1", Rouge::ONE), ("rouge2", Rouge::TW
 ///
 /// # Errors
 /// When the file is not of this kind, not of its shape, or its tokenizer is missing.
-pub fn file(report: &mut Folder, folder: &Path, name: &str) -> Result<(), CertifyError> {
+pub fn file(report: &mut Folder, folder: &Path, name: &str, segment: Option<Words<'_>>) -> Result<(), CertifyError> {
     let source = Source::new(folder, name);
     let row: fn(&mut Folder, &Source, &Row) -> Result<(), CertifyError> = match name {
         "bleu_sacrebleu.jsonl" => bleu,
@@ -29,6 +30,7 @@ pub fn file(report: &mut Folder, folder: &Path, name: &str) -> Result<(), Certif
         "rouge_bootstrap.jsonl" => rouge_bootstrap,
         "tokenizer_13a.jsonl" => words_13a,
         "rouge_score.jsonl" => return rouge_file(report, &source, folder),
+        "nagisa_words.jsonl" => return nagisa_words(report, &source, segment),
         "mecab_unidic_lite.jsonl" => {
             report.outside.push((name.to_owned(), source.rows()?.len() as u64));
             return Ok(());
@@ -39,6 +41,26 @@ pub fn file(report: &mut Folder, folder: &Path, name: &str) -> Result<(), Certif
     for of_file in source.rows()? {
         report.rows += 1;
         row(report, &source, &of_file)?;
+    }
+    Ok(())
+}
+
+/// Words and what the harness joins them to. Every string at once: segmenting is the slow part of all of certify.
+fn nagisa_words(report: &mut Folder, source: &Source, segment: Option<Words<'_>>) -> Result<(), CertifyError> {
+    let rows = source.rows()?;
+    let Some(segment) = segment else {
+        report.left_out.push(format!("{}: nagisa's model is not at hand", source.name));
+        return Ok(());
+    };
+    let texts: Vec<&str> =
+        rows.iter().map(|row| source.text_of(&row.fields, "text", Some(row.line))).collect::<Result<_, CertifyError>>()?;
+    let words: Vec<Vec<String>> = texts.par_iter().map(|text| segment(text)).collect();
+    for (row, words) in rows.iter().zip(words) {
+        let line = Some(row.line);
+        source.only_keys(&row.fields, &["text", "words", "joined"], line)?;
+        report.rows += 1;
+        report.check_value(&source.name, &row.id, "words", source.value_of(&row.fields, "words", line)?, &json!(words));
+        report.check_text(&source.name, &row.id, "joined", source.text_of(&row.fields, "joined", line)?, &words.join(" "));
     }
     Ok(())
 }

@@ -12,7 +12,7 @@ pub mod source;
 
 use crate::task::{Task, load};
 use report::Folder;
-use source::{CertifyError, Source, entries};
+use source::{CertifyError, entries};
 use std::path::Path;
 
 /// Kinds whose tasks are not part of this version.
@@ -49,12 +49,15 @@ impl Report {
     }
 }
 
+/// A word segmenter.
+pub type Words<'w> = &'w (dyn Fn(&str) -> Vec<String> + Sync);
+
 /// What the replay may use.
 pub struct Inputs<'i> {
     /// Raw records, where they are at hand.
     pub data: Option<llm_jp::Data<'i>>,
     /// nagisa's words, where its model is at hand.
-    pub segment: Option<&'i (dyn Fn(&str) -> Vec<String> + Sync)>,
+    pub segment: Option<Words<'i>>,
     /// Called with each folder before it is replayed.
     pub progress: &'i dyn Fn(&str),
 }
@@ -173,12 +176,7 @@ fn replay_metrics(report: &mut Report, dir: &Path, inputs: &Inputs<'_>) -> Resul
     (inputs.progress)("metrics");
     let mut folder = Folder::new("metrics");
     for name in entries(dir)? {
-        if name == "nagisa_words.jsonl" {
-            Source::new(dir, &name).rows()?;
-            report.not_built.push(format!("metrics/{name}"));
-        } else {
-            metrics::file(&mut folder, dir, &name)?;
-        }
+        metrics::file(&mut folder, dir, &name, inputs.segment)?;
     }
     report.folders.push(folder);
     Ok(())

@@ -7,6 +7,7 @@ pub mod char_f1;
 pub mod exact_match;
 pub mod numpy_random;
 pub mod rouge;
+pub mod segment;
 pub mod tokenizer_13a;
 
 use serde::{Deserialize, Serialize};

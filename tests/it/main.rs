@@ -10,6 +10,7 @@
 
 mod archive;
 mod bad_input;
+mod bad_server;
 mod certify;
 mod cli;
 mod contract;
@@ -19,6 +20,7 @@ mod endpoint;
 mod endpoint_faults;
 mod house;
 mod hub;
+mod jp_harness;
 mod llama_server;
 mod models;
 mod records;

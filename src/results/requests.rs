@@ -160,7 +160,7 @@ fn restore(line: RequestLine, prefixes: &BTreeMap<String, String>) -> Result<Pla
 }
 
 /// The text that prompts share a prefix of.
-fn text_of(kind: &RequestKind) -> &str {
+pub fn text_of(kind: &RequestKind) -> &str {
     match kind {
         RequestKind::Generate(generate) => &generate.prompt,
         RequestKind::LogLikelihood(scored) => &scored.context,
@@ -168,7 +168,7 @@ fn text_of(kind: &RequestKind) -> &str {
 }
 
 /// Everything of a request but [`text_of`] it.
-fn fields_but_text(kind: &RequestKind) -> Map<String, Value> {
+pub fn fields_but_text(kind: &RequestKind) -> Map<String, Value> {
     let field = match kind {
         RequestKind::Generate(_) => "prompt",
         RequestKind::LogLikelihood(_) => "context",

@@ -18,6 +18,7 @@ mod data_verb;
 mod endpoint;
 mod endpoint_faults;
 mod house;
+mod html;
 mod hub;
 mod llama_server;
 mod models;

@@ -42,27 +42,49 @@ const INJECTIONS: [&str; 18] = [
 /// A made-up run of two tasks, `documents` in all. Every tenth answer of an `other` model differs.
 fn made_up(run: &str, documents: usize, other: bool) -> Recorded {
     let shots = |task: &str| -> String {
-        let shot = |i: usize| format!("### 入力:\n質問：{task}の例題その{i}はどれですか。\n選択肢：0.甲,1.乙,2.丙,3.丁\n\n### 応答:\n{}\n\n", i % 4);
+        let shot = |i: usize| {
+            format!("### 入力:\n質問：{task}の例題その{i}はどれですか。\n選択肢：0.甲,1.乙,2.丙,3.丁\n\n### 応答:\n{}\n\n", i % 4)
+        };
         format!("以下は、{task}の指示です。要求を適切に満たす応答を書きなさい。\n\n{}", (0..5).map(shot).collect::<String>())
     };
-    let texts = ["次の文章のうち、もっとも適切なものを選んでください。", "橋と川と山のうち、いちばん高いものについて述べなさい。", "The river runs past the mill and under the old bridge."];
+    let mut noise = 1u64;
     let mut recorded = empty(run, if other { "org/other" } else { "org/made-up" });
     let mut outcomes = Vec::new();
     for number in 0..documents {
         let (task, title) = if number * 3 < documents { ("jcommonsenseqa", "JCom.") } else { ("jemhopqa", "JEMHopQA") };
-        let body: String = (0..6).map(|i| format!("{}（{}）", texts[(number + i) % 3], (number * 7919 + i * 104_729) % 100_003)).collect();
+        // As dense as text gets, so that the size of the page is not flattered.
+        let mut any = || {
+            noise = noise.wrapping_mul(6_364_136_223_846_793_005).wrapping_add(1_442_695_040_888_963_407);
+            char::from_u32(0x3041 + (noise >> 33) as u32 % 83).expect("kana")
+        };
+        let body: String = (0..200).map(|_| any()).chain(" Old Mill ".chars()).collect();
         let prompt = format!("{}### 入力:\n質問：{number}番。{body}\n\n### 応答:\n", shots(title));
         let right = number % 3 != 0;
         let flipped = other && number % 10 == 4;
         let score = if right != flipped { 1.0 } else { f64::from(number.is_multiple_of(2)) * 0.5 };
         let answer = if score == 1.0 { format!("答え{number}") } else { format!("誤り{number}") };
-        add(&mut recorded, &mut outcomes, (task, &format!("{number:05}")), &prompt, &format!("{answer}\n\n続きの文章です。"), &answer, &format!("答え{number}"), score);
+        add(
+            &mut recorded,
+            &mut outcomes,
+            (task, &format!("{number:05}")),
+            &prompt,
+            &format!("{answer}\n\n続きの文章です。"),
+            &answer,
+            &format!("答え{number}"),
+            score,
+        );
     }
     finish(recorded, outcomes)
 }
 
 fn empty(run: &str, model: &str) -> Recorded {
-    let identity = Identity { engine: "llama".into(), model: model.into(), dtype: Some("bf16".into()), device: Some("cpu".into()), ..Identity::default() };
+    let identity = Identity {
+        engine: "llama".into(),
+        model: model.into(),
+        dtype: Some("bf16".into()),
+        device: Some("cpu".into()),
+        ..Identity::default()
+    };
     let spec = RunSpec {
         version: 1,
         id: run.into(),
@@ -86,9 +108,25 @@ fn empty(run: &str, model: &str) -> Recorded {
 }
 
 #[expect(clippy::too_many_arguments, reason = "a document has so many parts")]
-fn add(to: &mut Recorded, outcomes: &mut Vec<Outcome>, (task, id): (&str, &str), prompt: &str, response: &str, answer: &str, reference: &str, score: f64) {
+fn add(
+    to: &mut Recorded,
+    outcomes: &mut Vec<Outcome>,
+    (task, id): (&str, &str),
+    prompt: &str,
+    response: &str,
+    answer: &str,
+    reference: &str,
+    score: f64,
+) {
     let request = request(Generate { stop: vec!["\n\n".into()], ..generate(prompt, 15) });
-    let generated = Generated { text: response.into(), token_ids: None, finish: Finish::Stop, prompt_tokens: Some(90), new_tokens: Some(4), notes: vec![] };
+    let generated = Generated {
+        text: response.into(),
+        token_ids: None,
+        finish: Finish::Stop,
+        prompt_tokens: Some(90),
+        new_tokens: Some(4),
+        notes: vec![],
+    };
     outcomes.push(Ok(Response { id: request.id.clone(), output: Output::Generated(generated) }));
     to.samples.push(Sample {
         task: task.into(),
@@ -103,7 +141,13 @@ fn add(to: &mut Recorded, outcomes: &mut Vec<Outcome>, (task, id): (&str, &str),
         failure: None,
         notes: if id.ends_with('7') { vec![Note::NearTie] } else { vec![] },
     });
-    to.requests.push(PlannedRequest { task: task.into(), doc_id: id.into(), group: String::new(), reference: vec![reference.into()], request });
+    to.requests.push(PlannedRequest {
+        task: task.into(),
+        doc_id: id.into(),
+        group: String::new(),
+        reference: vec![reference.into()],
+        request,
+    });
 }
 
 /// Scores for what was added, against a published row.
@@ -181,8 +225,11 @@ fn two_runs_can_be_searched_filtered_and_compared() {
 
     // The table in the card's layout: ours, the row it is held against, the other published rows; ten columns and the average.
     let cells = "[...document.querySelectorAll('.card tbody tr')].map(row => row.cells.length)";
-    assert_eq!(browser.eval(cells), serde_json::json!([12; 11]));
-    assert_eq!(browser.eval("[...document.querySelectorAll('.card tr.ours td:nth-child(2)')].map(c => c.className)"), serde_json::json!(["below", "below"]));
+    assert_eq!(browser.eval(cells), serde_json::json!(vec![12; 11]));
+    assert_eq!(
+        browser.eval("[...document.querySelectorAll('.card tr.ours td:nth-child(2)')].map(c => c.className)"),
+        serde_json::json!(["below", "below"])
+    );
     assert_eq!(browser.eval("document.querySelectorAll('svg.bars rect').length"), 6);
     browser.click(".card thead th:nth-child(2) .sort");
     let column = browser.eval("[...document.querySelectorAll('.card tbody tr')].map(row => Number(row.cells[1].dataset.value))");
@@ -192,7 +239,12 @@ fn two_runs_can_be_searched_filtered_and_compared() {
     // Links show a document with its exact prompt, shots folded.
     browser.open(&page, "#jemhopqa/00123");
     browser.wait("document.querySelector('#document .head b')?.textContent === 'JEMHopQA / 00123'");
-    assert_eq!(browser.eval("[...document.querySelectorAll('#document > div')][1].textContent.replace(/^instruction and shots .*? characters\\)/, '')"), prompt.as_str());
+    assert_eq!(
+        browser.eval(
+            "[...document.querySelectorAll('#document > div')][1].textContent.replace(/^instruction and shots .*? characters\\)/, '')"
+        ),
+        prompt.as_str()
+    );
     let shown = text_of(&browser, "#document > div > pre:last-of-type");
     assert!(shown.starts_with("### 入力:\n質問：123番。") && !shown.contains("例題"), "{shown}");
     assert_eq!(browser.eval("document.querySelector('#document details.shots').open"), false);
@@ -208,16 +260,16 @@ fn two_runs_can_be_searched_filtered_and_compared() {
 
     // Filters: each against a count made from the same rule as the documents.
     assert_eq!(listed(&browser), 300);
-    for (id, value, expected) in [("task", "jcommonsenseqa", 100), ("outcome", "right", 70), ("mark", "near_tie", 7), ("flips", "flip", 1)] {
+    let narrowed: [(&str, &str, &dyn Fn(&usize) -> bool); 4] = [
+        ("task", "jcommonsenseqa", &|n| *n < 100),
+        ("outcome", "right", &|n| (n % 3 != 0) != (n % 10 == 4)),
+        ("mark", "near_tie", &|n| n % 10 == 7),
+        ("flips", "flip", &|n| n % 10 == 4),
+    ];
+    for (count, (id, value, _)) in narrowed.iter().enumerate() {
         browser.choose(id, value);
-        let expected_so_far = match id {
-            "task" => (0..300).filter(|n| n * 3 < 300).count(),
-            "outcome" => (0..100).filter(|n| (n % 3 != 0) != (n % 10 == 4)).count(),
-            "mark" => (0..100).filter(|n| n % 10 == 7 && n % 3 != 0).count(),
-            _ => 0,
-        };
-        let _ = expected;
-        browser.wait(&format!("document.getElementById('count').dataset.listed === '{expected_so_far}'"));
+        let expected = (0..300).filter(|n| narrowed[..=count].iter().all(|(.., rule)| rule(n))).count();
+        browser.wait(&format!("document.getElementById('count').dataset.listed === '{expected}'"));
     }
     browser.press("\u{e00c}");
     browser.wait("document.getElementById('count').dataset.listed === '300'");
@@ -229,9 +281,11 @@ fn two_runs_can_be_searched_filtered_and_compared() {
     browser.press("\u{e00c}");
 
     // Search looks through everything but the shots; width does not matter.
-    for (words, expected) in [("１２３番", 1), ("例題その3", 0), ("答え77", 1), ("mill 299番", 1), ("無いもの", 0)] {
+    for (words, expected) in [("１２３番", 1), ("例題その3", 0), ("答え77", 1), ("ＭＩＬＬ 299番", 1), ("無いもの", 0)] {
         browser.press("/");
-        browser.eval(&format!("(() => {{ const s = document.getElementById('search'); s.value = '{words}'; s.dispatchEvent(new Event('input')); }})()"));
+        browser.eval(&format!(
+            "(() => {{ const s = document.getElementById('search'); s.value = '{words}'; s.dispatchEvent(new Event('input')); }})()"
+        ));
         browser.wait(&format!("document.getElementById('count').textContent.startsWith('{expected} of 300')"));
         browser.press("\u{e00c}");
         browser.wait("document.getElementById('count').dataset.listed === '300'");
@@ -299,7 +353,10 @@ fn thirty_thousand_documents_open_at_once() {
 #[test]
 fn the_verb_writes_a_page_or_says_why_not() {
     let desk = Desk::new();
-    desk.run("run --suite ja --demo --tasks jemhopqa --run-id a -q");
+    desk.run("run --suite ja --demo --tasks jemhopqa -q");
+    let runs = desk.folder.path().join("results/runs");
+    let recorded = std::fs::read_dir(&runs).unwrap().next().unwrap().unwrap().path();
+    std::fs::rename(recorded, runs.join("a")).unwrap();
     let said = desk.run("report a --format html --output page.html");
     assert_eq!((said.code, said.out.as_str()), (0, ""), "{}", said.err);
     let page = std::fs::read_to_string(desk.folder.path().join("page.html")).unwrap();

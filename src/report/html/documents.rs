@@ -144,9 +144,8 @@ fn accounts(run: &Recorded) -> Vec<Account<'_>> {
     let key = |planned: &PlannedRequest| (planned.task.clone(), planned.doc_id.clone());
     let mut samples: BTreeMap<(&str, &str), &Sample> = run.samples.iter().map(|s| ((s.task.as_str(), s.doc_id.as_str()), s)).collect();
     let asked = run.requests.chunk_by(|a, b| key(a) == key(b));
-    let mut accounts: Vec<Account<'_>> = asked
-        .map(|asked| Account { run, sample: samples.remove(&(asked[0].task.as_str(), asked[0].doc_id.as_str())), asked })
-        .collect();
+    let mut accounts: Vec<Account<'_>> =
+        asked.map(|asked| Account { run, sample: samples.remove(&(asked[0].task.as_str(), asked[0].doc_id.as_str())), asked }).collect();
     accounts.extend(samples.into_values().map(|sample| Account { run, sample: Some(sample), asked: &[] }));
     accounts
 }

@@ -81,8 +81,7 @@ impl Suite {
         let ours = runs.iter().map(|run| our_row(run, &titles));
         let (held_against, others): (Vec<_>, Vec<_>) = published.iter().partition(|row| beside(row));
         let theirs = held_against.iter().map(|row| published_row(row, "beside", &titles));
-        let rows: Vec<Row> =
-            ours.chain(theirs).chain(others.into_iter().map(|row| published_row(row, "published", &titles))).collect();
+        let rows: Vec<Row> = ours.chain(theirs).chain(others.into_iter().map(|row| published_row(row, "published", &titles))).collect();
         let cells = || rows.iter().flat_map(|row| &row.cells);
         Suite {
             suite: suite.to_owned(),
@@ -133,7 +132,12 @@ fn our_cell(title: &str, run: &Recorded) -> View {
         Some(half) => Interval::HalfWidth(half),
         None => Interval::Unknown,
     };
-    view(&cell, published, interval, task.map(|task| words(task, &run.spec.tasks.iter().map(|t| (t.task.as_str(), t.shots)).collect::<Vec<_>>())).unwrap_or_default())
+    view(
+        &cell,
+        published,
+        interval,
+        task.map(|task| words(task, &run.spec.tasks.iter().map(|t| (t.task.as_str(), t.shots)).collect::<Vec<_>>())).unwrap_or_default(),
+    )
 }
 
 /// What a reader who points at the number is told besides the verdict.

@@ -1,10 +1,10 @@
 //! A headless Chromium driven over the WebDriver protocol (W3C), by its own chromedriver. Real pages, real clicks, real keys.
 
 use serde_json::{Value, json};
-use std::io::{BufRead, BufReader, Read, Write};
+use std::io::{BufRead, BufReader, Lines, Read, Write};
 use std::net::TcpStream;
 use std::path::Path;
-use std::process::{Child, Command, Stdio};
+use std::process::{Child, ChildStdout, Command, Stdio};
 use tempfile::TempDir;
 
 /// What makes Chromium quiet and lets it run inside a container.
@@ -27,6 +27,8 @@ pub(crate) struct Browser {
     driver: Child,
     port: u16,
     session: String,
+    /// Kept open: a driver whose words nobody reads ends.
+    _said: Lines<BufReader<ChildStdout>>,
     _profile: TempDir,
 }
 
@@ -40,10 +42,13 @@ impl Browser {
             eprintln!("skipped: no chromium (chromedriver does not start)");
             return None;
         };
-        let lines = BufReader::new(driver.stdout.take().unwrap()).lines();
-        let port = lines.map_while(Result::ok).find_map(|line| line.split("on port ").nth(1)?.trim_end_matches('.').parse().ok());
+        let mut said = BufReader::new(driver.stdout.take().unwrap()).lines();
+        let port = said
+            .by_ref()
+            .map_while(Result::ok)
+            .find_map(|line| line.split("successfully on port ").nth(1)?.trim_end_matches('.').parse().ok());
         let port = port.expect("chromedriver says its port");
-        let mut browser = Browser { driver, port, session: String::new(), _profile: profile };
+        let mut browser = Browser { driver, port, session: String::new(), _said: said, _profile: profile };
         let arguments: Vec<String> =
             FLAGS.map(str::to_owned).into_iter().chain([format!("--user-data-dir={}", browser._profile.path().display())]).collect();
         let options = json!({ "args": arguments });
@@ -51,6 +56,9 @@ impl Browser {
             "unhandledPromptBehavior": "ignore" });
         let session = browser.post("/session", &json!({ "capabilities": { "alwaysMatch": wanted } }));
         browser.session = format!("/session/{}", session["sessionId"].as_str().unwrap_or_else(|| panic!("no session: {session}")));
+        // The browser's own start page is not ours.
+        browser.command("/url", &json!({ "url": "about:blank" }));
+        browser.requested();
         Some(browser)
     }
 
@@ -89,7 +97,8 @@ impl Browser {
     /// Clicks the middle of the element that a selector finds first.
     pub(crate) fn click(&self, selector: &str) {
         let found = self.command("/element", &json!({ "using": "css selector", "value": selector }));
-        let id = found.as_object().and_then(|o| o.values().next()).and_then(Value::as_str).unwrap_or_else(|| panic!("no {selector}: {found}"));
+        let id =
+            found.as_object().and_then(|o| o.values().next()).and_then(Value::as_str).unwrap_or_else(|| panic!("no {selector}: {found}"));
         self.command(&format!("/element/{id}/click"), &json!({}));
     }
 
@@ -100,7 +109,7 @@ impl Browser {
         ));
     }
 
-    /// Every URL that was asked for since the browser started.
+    /// Every URL that was asked for since the last time.
     pub(crate) fn requested(&self) -> Vec<String> {
         let entries = self.command("/se/log", &json!({ "type": "performance" }));
         let message = |entry: &Value| serde_json::from_str::<Value>(entry["message"].as_str()?).ok();

@@ -17,7 +17,7 @@ function verbatim(text, marked) {
   return block;
 }
 
-const heading = (text) => make("h3", text);
+const heading = (text, className) => make("h3", text, className);
 const shownScore = (score) => score === null || score === undefined ? "–" : Number(score.toFixed(4)).toString();
 
 function table(className, rows) {
@@ -59,9 +59,9 @@ function outcomes(told, asked) {
 function account(told, number, asked) {
   const { runs, by_run, tasks, task } = data.index;
   const many = runs.length > 1;
-  if (!told) return make("section", [heading(runs[number][1]), make("p", "not in this run", "withheld")]);
+  if (!told) return make("section", [heading(runs[number][1], "name"), make("p", "not in this run", "withheld")]);
   const score = by_run[number].score[current], metric = tasks[task[current]][2];
-  const name = many ? [heading([`${runs[number][1]} `, make("small", runs[number][0])])] : [];
+  const name = many ? [heading([`${runs[number][1]} `, make("small", runs[number][0])], "name")] : [];
   const response = told.response === null ? [] : [heading("Response"), verbatim(told.response, told.answer === told.response ? "" : told.answer)];
   const answer = told.answer === null ? [] : [heading("Scored answer"), verbatim(told.answer)];
   const failure = told.failure === null || told.outcomes.some((one) => one?.failure) ? [] : [heading("No answer"), verbatim(told.failure)];

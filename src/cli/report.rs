@@ -7,7 +7,7 @@ use super::{
 use crate::{
     report::{
         csv,
-        html::{self, Recorded},
+        html::{self, Subject},
         json,
         many_runs::NamedScores,
         markdown,
@@ -16,9 +16,8 @@ use crate::{
     },
     results::{
         ResultsError, atomic,
-        journal::Answers,
         reference::{self, ReferenceRow},
-        run_dir::{self, RunDir},
+        run_dir::RunDir,
     },
 };
 use std::{
@@ -118,7 +117,7 @@ fn page(args: &ReportArgs) -> Verdict {
         return Err(failure.hint("name a file: --format html --output report.html"));
     }
     let dirs = found(args)?;
-    let runs = dirs.iter().map(|dir| recorded(dir, args.against.as_deref()).map_err(failure)).collect::<Result<Vec<_>, _>>()?;
+    let runs = dirs.iter().map(|dir| subject(dir, args.against.as_deref()).map_err(failure)).collect::<Result<Vec<_>, _>>()?;
     if let Some(name) = args.against.as_deref().filter(|_| runs.iter().all(|run| run.published.is_none())) {
         for run in &runs {
             reference::row(&run.scores.suite, name).map_err(failure)?;
@@ -132,20 +131,13 @@ fn page(args: &ReportArgs) -> Verdict {
     Ok(Exit::Ok)
 }
 
-/// Everything a run recorded. Without `--log-samples` there are no samples, which is no error; a demo is held against nothing unasked.
-fn recorded(dir: &RunDir, against: Option<&str>) -> Result<Recorded, ResultsError> {
-    let (spec, scores) = (dir.spec()?, dir.scores()?);
+/// A run beside its published row: the named one, or that of its own model. A demo is held against nothing unasked.
+fn subject(dir: &RunDir, against: Option<&str>) -> Result<Subject, ResultsError> {
+    let recorded = dir.recorded()?;
+    let scores = &recorded.scores;
     let name = against.or_else(|| (!scores.demo).then_some(scores.model.as_str()));
-    let logged = dir.path().join(run_dir::SAMPLES).exists();
-    Ok(Recorded {
-        run: dir.id(),
-        published: name.and_then(|name| reference::row(&scores.suite, name).ok()),
-        requests: dir.requests()?,
-        samples: if logged { dir.samples()? } else { Vec::new() },
-        answers: Answers::of(dir.responses()?.outcomes),
-        spec,
-        scores,
-    })
+    let published = name.and_then(|name| reference::row(&scores.suite, name).ok());
+    Ok(Subject { recorded, published })
 }
 
 fn found(args: &ReportArgs) -> Result<Vec<RunDir>, Failure> {

@@ -5,10 +5,11 @@ use serde_json::Value;
 use std::collections::BTreeMap;
 use std::path::{Path, PathBuf};
 use swallow_eval::engine::{Finish, Generate, Generated, Identity, Note, Outcome, Output, RequestFailure, Response};
-use swallow_eval::report::html::{self, Recorded};
+use swallow_eval::report::html::{self, Subject};
 use swallow_eval::results::{
     command_line::CommandLine,
     journal::Answers,
+    recorded::Recorded,
     reference,
     requests::PlannedRequest,
     samples::Sample,
@@ -40,7 +41,7 @@ const INJECTIONS: [&str; 18] = [
 ];
 
 /// A made-up run of two tasks, `documents` in all. Every tenth answer of an `other` model differs.
-fn made_up(run: &str, documents: usize, other: bool) -> Recorded {
+fn made_up(run: &str, documents: usize, other: bool) -> Subject {
     let shots = |task: &str| -> String {
         let shot = |i: usize| {
             format!("### 入力:\n質問：{task}の例題その{i}はどれですか。\n選択肢：0.甲,1.乙,2.丙,3.丁\n\n### 応答:\n{}\n\n", i % 4)
@@ -104,7 +105,7 @@ fn empty(run: &str, model: &str) -> Recorded {
         timing: Timing::default(),
     };
     let scores = Scores::new("swallow-202407", "ja", model, false, Vec::new());
-    Recorded { run: run.into(), spec, scores, published: None, requests: Vec::new(), samples: Vec::new(), answers: Answers::default() }
+    Recorded { run: run.into(), spec, scores, requests: Vec::new(), samples: Vec::new(), answers: Answers::default() }
 }
 
 #[expect(clippy::too_many_arguments, reason = "a document has so many parts")]
@@ -151,7 +152,7 @@ fn add(
 }
 
 /// Scores for what was added, against a published row.
-fn finish(mut recorded: Recorded, outcomes: Vec<Outcome>) -> Recorded {
+fn finish(mut recorded: Recorded, outcomes: Vec<Outcome>) -> Subject {
     let mut tasks = Vec::new();
     for samples in recorded.samples.chunk_by(|a, b| a.task == b.task) {
         let (name, n) = (samples[0].task.clone(), samples.len() as u64);
@@ -183,13 +184,12 @@ fn finish(mut recorded: Recorded, outcomes: Vec<Outcome>) -> Recorded {
         });
     }
     recorded.scores = Scores::new("swallow-202407", "ja", &recorded.scores.model, false, tasks);
-    recorded.published = reference::row("ja", "Llama 3.1 Swallow 70B Instruct").ok();
     recorded.answers = Answers::of(outcomes);
-    recorded
+    Subject { recorded, published: reference::row("ja", "Llama 3.1 Swallow 70B Instruct").ok() }
 }
 
 /// A page on disk.
-fn written(runs: &[Recorded]) -> (TempDir, PathBuf) {
+fn written(runs: &[Subject]) -> (TempDir, PathBuf) {
     let folder = tempfile::tempdir().unwrap();
     let path = folder.path().join("report.html");
     std::fs::write(&path, html::render(runs)).unwrap();
@@ -301,14 +301,14 @@ fn text_of_a_model_stays_text() {
     for text in INJECTIONS {
         add(&mut recorded, &mut outcomes, (INJECTIONS[4], text), text, text, text, text, 0.0);
     }
-    let mut recorded = finish(recorded, outcomes);
+    let Subject { mut recorded, published } = finish(recorded, outcomes);
     recorded.scores.tasks[0].warnings = INJECTIONS.map(str::to_owned).to_vec();
     recorded.scores.tasks[0].departures = vec![INJECTIONS[5].into()];
     recorded.samples[1].failure = Some(INJECTIONS[2].into());
     let failed = RequestFailure { id: recorded.samples[1].request.clone(), message: INJECTIONS[2].into(), attempts: 3 };
     recorded.answers.responses.remove(&failed.id);
     recorded.answers.add(Err(failed));
-    let (_folder, page) = written(&[recorded]);
+    let (_folder, page) = written(&[Subject { recorded, published }]);
     let source = std::fs::read_to_string(&page).unwrap();
     for text in INJECTIONS.iter().filter(|text| text.contains('<') && text.contains("192.0.2.1") || text.contains("pwned")) {
         assert!(!source.contains(text) || !text.contains('<'), "{text} stands in the page as it is");

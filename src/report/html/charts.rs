@@ -1,6 +1,6 @@
 //! Geometry of the bar and radar charts of one suite; the template draws it as SVG. Units are those of the view box.
 
-use super::Recorded;
+use super::Subject;
 use crate::results::reference::ReferenceRow;
 use serde::Serialize;
 use std::f64::consts::TAU;
@@ -92,7 +92,7 @@ struct Shape {
 
 impl Charts {
     /// The charts over the columns `titles`: our runs first, then the published rows they are held against.
-    pub(super) fn of(titles: &[String], runs: &[&Recorded], published: &[&ReferenceRow]) -> Charts {
+    pub(super) fn of(titles: &[String], runs: &[&Subject], published: &[&ReferenceRow]) -> Charts {
         let ours = runs.iter().map(|run| of_run(titles, run));
         let theirs = published.iter().map(|row| of_row(titles, row));
         let mut series: Vec<Series> = ours.chain(theirs).collect();
@@ -104,7 +104,7 @@ impl Charts {
     }
 }
 
-fn of_run(titles: &[String], run: &Recorded) -> Series {
+fn of_run(titles: &[String], run: &Subject) -> Series {
     let task = |title: &String| run.scores.by_title(title);
     Series {
         name: Name { model: run.scores.model.clone(), published: false },

@@ -4,7 +4,7 @@
 //! Prompts refer to the paragraphs that they share; those stand in blocks of their own.
 
 use super::{
-    Recorded, pack,
+    Subject, pack,
     paragraphs::{Part, Shared, skippable},
 };
 use crate::engine::{RequestId, RequestKind};
@@ -34,7 +34,7 @@ pub(super) struct Packed {
 /// One document in one run.
 #[derive(Clone, Copy)]
 struct Account<'r> {
-    run: &'r Recorded,
+    run: &'r Subject,
     sample: Option<&'r Sample>,
     asked: &'r [PlannedRequest],
 }
@@ -107,7 +107,7 @@ struct Asked<'r> {
 }
 
 /// Everything the runs recorded about single documents.
-pub(super) fn pack(runs: &[Recorded]) -> Packed {
+pub(super) fn pack(runs: &[Subject]) -> Packed {
     let lines = lines(runs);
     let prompts = lines.iter().enumerate().flat_map(|(number, line)| {
         let asked = line.accounts.iter().flatten().flat_map(|account| account.asked);
@@ -121,7 +121,7 @@ pub(super) fn pack(runs: &[Recorded]) -> Packed {
 }
 
 /// The documents: tasks in the order of the scores, documents in the order of the first run that has them.
-fn lines(runs: &[Recorded]) -> Vec<Line<'_>> {
+fn lines(runs: &[Subject]) -> Vec<Line<'_>> {
     let mut places: BTreeMap<(&str, &str), usize> = BTreeMap::new();
     let mut lines: Vec<Line<'_>> = Vec::new();
     for (number, run) in runs.iter().enumerate() {
@@ -140,7 +140,7 @@ fn lines(runs: &[Recorded]) -> Vec<Line<'_>> {
 }
 
 /// What a run tells of each of its documents: from its samples, and from its requests where there are no samples.
-fn accounts(run: &Recorded) -> Vec<Account<'_>> {
+fn accounts(run: &Subject) -> Vec<Account<'_>> {
     let key = |planned: &PlannedRequest| (planned.task.clone(), planned.doc_id.clone());
     let mut samples: BTreeMap<(&str, &str), &Sample> = run.samples.iter().map(|s| ((s.task.as_str(), s.doc_id.as_str()), s)).collect();
     let asked = run.requests.chunk_by(|a, b| key(a) == key(b));
@@ -196,7 +196,7 @@ impl<'r> Account<'r> {
 }
 
 /// Name, title and metric of every task with documents, in the order of the scores.
-fn tasks(runs: &[Recorded]) -> Vec<(&str, &str, &str)> {
+fn tasks(runs: &[Subject]) -> Vec<(&str, &str, &str)> {
     let mut tasks: Vec<(&str, &str, &str)> = Vec::new();
     for run in runs {
         for task in &run.scores.tasks {
@@ -214,7 +214,7 @@ fn tasks(runs: &[Recorded]) -> Vec<(&str, &str, &str)> {
     tasks
 }
 
-fn index<'r>(runs: &'r [Recorded], lines: &[Line<'r>], documents: Vec<usize>, paragraphs: Vec<usize>) -> Index<'r> {
+fn index<'r>(runs: &'r [Subject], lines: &[Line<'r>], documents: Vec<usize>, paragraphs: Vec<usize>) -> Index<'r> {
     let tasks = tasks(runs);
     let mut marks: Vec<String> = vec![FAILED.to_owned()];
     let mut by_run: Vec<OfRun> = runs.iter().map(|_| OfRun::default()).collect();

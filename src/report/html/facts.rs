@@ -1,9 +1,10 @@
 //! Everything a number of a run depends on, for people: who answered, under which protocol, on which machine, for how long; signatures,
 //! warnings and the parts of benchmarks.
 
-use super::Recorded;
+use super::Subject;
 use crate::report::table::{Cell, Mark};
 use crate::results::{
+    recorded::Recorded,
     scores::GroupScore,
     spec::{Limit, RunSpec, Session},
 };
@@ -26,8 +27,8 @@ pub(super) struct Facts {
 }
 
 impl Facts {
-    pub(super) fn of(recorded: &Recorded) -> Facts {
-        let Recorded { run, spec, scores, .. } = recorded;
+    pub(super) fn of(recorded: &Subject) -> Facts {
+        let Recorded { run, spec, scores, .. } = &recorded.recorded;
         let tasks = &scores.tasks;
         let group = |title: &str, group: &GroupScore| {
             let value = group.value.map_or_else(|| "–".to_owned(), |value| Cell::score(value, Mark::None).shown());
@@ -57,7 +58,7 @@ fn engine(spec: &RunSpec) -> Vec<(&'static str, String)> {
     known.into_iter().filter_map(|(name, value)| Some((name, value?))).collect()
 }
 
-fn protocol(spec: &RunSpec, recorded: &Recorded) -> Vec<(&'static str, String)> {
+fn protocol(spec: &RunSpec, recorded: &Subject) -> Vec<(&'static str, String)> {
     let limit = spec.limit.map(|limit| match limit {
         Limit::Count(n) => n.to_string(),
         Limit::Fraction(part) => part.to_string(),

@@ -14,15 +14,13 @@ mod paragraphs;
 mod tables;
 
 use crate::results::{
-    journal::Answers,
+    recorded::Recorded,
     reference::{self, ReferenceRow},
-    requests::PlannedRequest,
-    samples::Sample,
-    scores::Scores,
-    spec::RunSpec,
+    spec::Tool,
 };
 use minijinja::{Environment, context};
 use sha2::{Digest, Sha256};
+use std::ops::Deref;
 
 const PAGE: &str = include_str!("assets/page.html");
 const STYLE: &str = include_str!("assets/style.css");
@@ -30,27 +28,25 @@ const STYLE: &str = include_str!("assets/style.css");
 const SCRIPTS: [&str; 4] =
     [include_str!("assets/data.js"), include_str!("assets/filter.js"), include_str!("assets/document.js"), include_str!("assets/page.js")];
 
-/// A run with everything it recorded.
+/// A run and what it is held against.
 #[derive(Clone, Debug)]
-pub struct Recorded {
-    /// Id of the run.
-    pub run: String,
-    /// `run.json`.
-    pub spec: RunSpec,
-    /// `scores.json`.
-    pub scores: Scores,
-    /// The published row its numbers are held against.
+pub struct Subject {
+    /// The run.
+    pub recorded: Recorded,
+    /// The published row beside it.
     pub published: Option<ReferenceRow>,
-    /// What was asked, in protocol order, requests of one document together.
-    pub requests: Vec<PlannedRequest>,
-    /// A line a document; none where the run did not log them.
-    pub samples: Vec<Sample>,
-    /// What came back.
-    pub answers: Answers,
+}
+
+impl Deref for Subject {
+    type Target = Recorded;
+
+    fn deref(&self) -> &Recorded {
+        &self.recorded
+    }
 }
 
 /// The whole page. Runs of one suite share a table; the first is what the others' documents are compared with.
-pub fn render(runs: &[Recorded]) -> String {
+pub fn render(runs: &[Subject]) -> String {
     let (style, script) = (STYLE.to_owned(), SCRIPTS.concat());
     let suites: Vec<tables::Suite> = suites(runs).into_iter().map(|suite| tables::Suite::of(suite, runs)).collect();
     let mut environment = Environment::new();
@@ -67,12 +63,12 @@ pub fn render(runs: &[Recorded]) -> String {
         suites,
         facts => runs.iter().map(facts::Facts::of).collect::<Vec<_>>(),
         data => documents::pack(runs),
-        tool => crate::results::spec::Tool::current(),
+        tool => Tool::current(),
     });
     rendered.expect("the template names only what it is given, a test renders it")
 }
 
-fn title(runs: &[Recorded]) -> String {
+fn title(runs: &[Subject]) -> String {
     let mut models: Vec<&str> = Vec::new();
     for run in runs {
         if !models.contains(&run.scores.model.as_str()) {
@@ -83,7 +79,7 @@ fn title(runs: &[Recorded]) -> String {
 }
 
 /// The suites of the runs: those with a published table in the card's order, then the others as they come.
-fn suites(runs: &[Recorded]) -> Vec<&str> {
+fn suites(runs: &[Subject]) -> Vec<&str> {
     let mut suites: Vec<&str> = reference::SUITES.into_iter().filter(|suite| runs.iter().any(|run| run.scores.suite == *suite)).collect();
     for run in runs {
         if !suites.contains(&run.scores.suite.as_str()) {

@@ -1,6 +1,6 @@
 //! The published tables in the card's layout, a model a row and a task a column, with a verdict on every cell of ours; and the charts below.
 
-use super::{Recorded, charts};
+use super::{Subject, charts};
 use crate::report::{
     one_run::{average_cell, average_title, score_cell},
     table::{Cell, Mark, Number},
@@ -73,8 +73,8 @@ struct View {
 
 impl Suite {
     /// The table of `suite` over those of `runs` that are of it.
-    pub(super) fn of(suite: &str, runs: &[Recorded]) -> Suite {
-        let runs: Vec<&Recorded> = runs.iter().filter(|run| run.scores.suite == suite).collect();
+    pub(super) fn of(suite: &str, runs: &[Subject]) -> Suite {
+        let runs: Vec<&Subject> = runs.iter().filter(|run| run.scores.suite == suite).collect();
         let titles = titles(suite, &runs);
         let published = reference::rows(suite).unwrap_or_default();
         let beside = |row: &ReferenceRow| runs.iter().any(|run| run.published.as_ref() == Some(row));
@@ -97,7 +97,7 @@ impl Suite {
 }
 
 /// Columns of the published table, then tasks that it does not have.
-fn titles(suite: &str, runs: &[&Recorded]) -> Vec<String> {
+fn titles(suite: &str, runs: &[&Subject]) -> Vec<String> {
     let mut titles: Vec<String> = reference::columns(suite).into_iter().flat_map(|c| c.titles()).map(str::to_owned).collect();
     for task in runs.iter().flat_map(|run| &run.scores.tasks) {
         if !titles.contains(&task.title) {
@@ -107,7 +107,7 @@ fn titles(suite: &str, runs: &[&Recorded]) -> Vec<String> {
     titles
 }
 
-fn heading(title: &str, runs: &[&Recorded]) -> Heading {
+fn heading(title: &str, runs: &[&Subject]) -> Heading {
     let scored = runs.iter().find_map(|run| Some((run, run.scores.by_title(title).filter(|task| task.value.is_some())?)));
     let Some((run, task)) = scored else { return Heading { title: title.to_owned(), task: None, how: Vec::new() } };
     let shots = run.spec.tasks.iter().find(|spec| spec.task == task.task).map(|spec| format!("{}-shot", spec.shots));
@@ -115,7 +115,7 @@ fn heading(title: &str, runs: &[&Recorded]) -> Heading {
     Heading { title: title.to_owned(), task: Some(task.task.clone()), how }
 }
 
-fn our_row(run: &Recorded, titles: &[String]) -> Row {
+fn our_row(run: &Subject, titles: &[String]) -> Row {
     let mut cells: Vec<View> = titles.iter().map(|title| our_cell(title, run)).collect();
     let average = average_cell(&run.scores);
     let published = run.published.as_ref().map(|row| row.average);
@@ -123,7 +123,7 @@ fn our_row(run: &Recorded, titles: &[String]) -> Row {
     Row { kind: "ours", model: run.scores.model.clone(), run: Some(run.run.clone()), cells }
 }
 
-fn our_cell(title: &str, run: &Recorded) -> View {
+fn our_cell(title: &str, run: &Subject) -> View {
     let task = run.scores.by_title(title);
     let cell = score_cell(task);
     let published = run.published.as_ref().and_then(|row| row.value(title));

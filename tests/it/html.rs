@@ -147,7 +147,7 @@ fn add(
         doc_id: id.into(),
         group: String::new(),
         reference: vec![reference.into()],
-        request,
+        request, lost_tokens: 0,
     });
 }
 

@@ -9,7 +9,7 @@ use super::{
 };
 use crate::engine::{RequestId, RequestKind};
 use crate::results::{
-    requests::{PlannedRequest, fields_but_text, text_of},
+    requests::{PlannedRequest, fields_but_text},
     samples::Sample,
 };
 use serde::Serialize;
@@ -111,7 +111,7 @@ pub(super) fn pack(runs: &[Subject]) -> Packed {
     let lines = lines(runs);
     let prompts = lines.iter().enumerate().flat_map(|(number, line)| {
         let asked = line.accounts.iter().flatten().flat_map(|account| account.asked);
-        asked.map(move |planned| (number, text_of(&planned.request.kind)))
+        asked.map(move |planned| (number, planned.request.kind.text()))
     });
     let shared = Shared::among(prompts);
     let (documents, blocks) = pack::blocks((0..lines.len()).map(|at| document(&lines, at, &shared)));
@@ -284,10 +284,10 @@ fn document<'r>(lines: &[Line<'r>], at: usize, shared: &Shared<'r>) -> Document<
 }
 
 fn asked<'r>(planned: &'r PlannedRequest, lines: &[Line<'r>], at: usize, shared: &Shared<'r>) -> Asked<'r> {
-    let prompt = text_of(&planned.request.kind);
+    let prompt = planned.request.kind.text();
     let neighbour = |at: Option<usize>| {
         let line = lines.get(at?).filter(|line| line.task == planned.task)?;
-        Some(text_of(&line.accounts.iter().flatten().next()?.asked.first()?.request.kind))
+        Some(line.accounts.iter().flatten().next()?.asked.first()?.request.kind.text())
     };
     let fold = skippable(prompt, [neighbour(at.checked_sub(1)), neighbour(Some(at + 1))]);
     Asked {

@@ -9,7 +9,7 @@ use crate::engine::{ContinuationScore, Output, RequestKind};
 use crate::metric::aggregate;
 use crate::results::{
     recorded::Recorded,
-    requests::{PlannedRequest, text_of},
+    requests::PlannedRequest,
     samples::Sample,
     scores::TaskScore,
 };
@@ -128,7 +128,7 @@ fn sample_line(run: &Recorded, number: usize, sample: &Sample, asked: &[PlannedR
 
 /// A request's prompts, each with what is asked about it: generation settings, or a continuation.
 fn arguments(kind: &RequestKind) -> Vec<(String, Value)> {
-    let prompt = text_of(kind).to_owned();
+    let prompt = kind.text().to_owned();
     match kind {
         RequestKind::Generate(_) => vec![(prompt, generation(kind))],
         RequestKind::LogLikelihood(scored) => scored.continuations.iter().map(|c| (prompt.clone(), json!(c))).collect(),

@@ -12,7 +12,8 @@ use crate::metric::{
 use crate::results::{ResultsError, run_dir::RunDir};
 use crate::task::{Defect, Task};
 use crate::text::tokenizer::{Special, Tokenizer, TokenizerError};
-use std::sync::Arc;
+use flate2::read::GzDecoder;
+use std::{io::Read, sync::Arc};
 
 /// A word segmenter.
 pub type Segmenter = Arc<dyn Fn(&str) -> Vec<String> + Send + Sync>;
@@ -85,10 +86,16 @@ pub fn nagisa(store: &Store, progress: &dyn Fn(Progress)) -> Result<Segmenter, T
     let compiled = store.derived(&key, || -> Result<Vec<u8>, ToolError> {
         store.ensure(&manifest, &manifest.splits(), progress)?;
         let content = |split: &str| store.whole(&manifest, split);
-        Ok(compile(&content("dict")?, &content("model")?)?)
+        Ok(compile(&decompressed(&content("dict")?)?, &content("model")?)?)
     })?;
     let nagisa = Nagisa::from_bytes(&compiled)?;
     Ok(Arc::new(move |text: &str| nagisa.words(text)))
+}
+
+fn decompressed(gzip: &[u8]) -> Result<Vec<u8>, CompileError> {
+    let mut plain = Vec::new();
+    GzDecoder::new(gzip).read_to_end(&mut plain).map_err(|e| CompileError::Dictionary(e.to_string()))?;
+    Ok(plain)
 }
 
 /// The first task that needs something.

@@ -124,9 +124,10 @@ fn damage(value: &mut Value) {
         }
         Value::Number(number) => {
             let text = number.to_string();
-            let (head, last) = text.split_at(text.len() - 1);
-            let other = if last == "1" { "2" } else { "1" };
-            *value = serde_json::from_str(&format!("{head}{other}")).unwrap();
+            // The last digit; of a long one the tenth, because what went through a logarithm is compared to 12 digits.
+            let at = if text.len() > 12 { 10 } else { text.len() - 1 };
+            let other = if text[at..].starts_with('1') { "2" } else { "1" };
+            *value = serde_json::from_str(&format!("{}{other}{}", &text[..at], &text[at + 1..])).unwrap();
         }
         Value::Bool(flag) => *flag = !*flag,
         Value::Null => *value = Value::from(1),

@@ -19,6 +19,7 @@ mod data_verb;
 mod endpoint;
 mod endpoint_faults;
 mod house;
+mod html;
 mod hub;
 mod jp_harness;
 mod llama_server;

@@ -1,12 +1,10 @@
 //! nagisa 0.2.11's model files to the part of them that words need.
 //!
-//! `nagisa_v001.dict` is a gzip-compressed pickle of five dictionaries, `nagisa_v001.model` the text in which DyNet writes parameters. Most of
+//! `nagisa_v001.dict` is a (gzip-compressed) pickle of five dictionaries, `nagisa_v001.model` the text in which DyNet writes parameters. Most of
 //! both is for parts of speech. What is left becomes one block of bytes ([`Tables`]) that loads without parsing.
 
-use flate2::read::GzDecoder;
 use serde_pickle::{DeOptions, HashableValue, Value};
 use std::collections::BTreeMap;
-use std::io::Read;
 
 /// First bytes of the compiled form; the number is its format.
 const MAGIC: &[u8] = b"swallow-eval nagisa 1\n";
@@ -64,7 +62,7 @@ pub(super) const SHAPES: [(&str, usize); 13] = [
     ("/birnn/vanilla-lstm-builder_1/_2", 200),
 ];
 
-/// Compiles the two files.
+/// Compiles the two files; the dictionary comes decompressed.
 ///
 /// # Errors
 /// [`CompileError::Dictionary`], [`CompileError::Parameters`].
@@ -75,11 +73,9 @@ pub fn compile(dictionary: &[u8], parameters: &[u8]) -> Result<Vec<u8>, CompileE
     Ok(tables.to_bytes())
 }
 
-fn dictionaries(file: &[u8]) -> Result<Tables, CompileError> {
+fn dictionaries(pickle: &[u8]) -> Result<Tables, CompileError> {
     let bad = |what: String| CompileError::Dictionary(what);
-    let mut pickle = Vec::new();
-    GzDecoder::new(file).read_to_end(&mut pickle).map_err(|e| bad(e.to_string()))?;
-    let value: Value = serde_pickle::value_from_slice(&pickle, DeOptions::new()).map_err(|e| bad(e.to_string()))?;
+    let value: Value = serde_pickle::value_from_slice(pickle, DeOptions::new()).map_err(|e| bad(e.to_string()))?;
     let Value::List(list) = value else { return Err(bad("a list is expected".into())) };
     let mut dictionaries = list.into_iter();
     let mut next = |what: &str| match dictionaries.next() {
@@ -230,7 +226,7 @@ mod tests {
 
     #[test]
     fn broken_files_are_errors_that_say_what() {
-        assert!(matches!(compile(b"not gzip", b""), Err(CompileError::Dictionary(_))));
+        assert!(matches!(compile(b"no pickle", b""), Err(CompileError::Dictionary(_))));
         for (text, part) in [
             ("", "/_0 is missing"),
             ("hello", "a heading is expected"),

@@ -10,6 +10,7 @@
 
 mod archive;
 mod bad_input;
+mod bad_server;
 mod certify;
 mod cli;
 mod contract;

@@ -160,7 +160,10 @@ pub fn rescore(dir: &RunDir, suite: &Suite, tasks: &[Task], writer: &RunWriter, 
     let asked = dir.requests()?;
     let recovered = dir.responses()?;
     let torn = recovered.torn.map(|t| t.to_string());
-    let scoring = Scoring { suite, tasks, spec: &spec, left_out: &BTreeMap::new(), writer, then: Then::ScoreAndLog, tools };
+    // As when the run was made: a task that was not part of it has no metric to name.
+    let of_run = |task: &&Task| spec.tasks.iter().any(|t| t.task == task.name);
+    let tasks: Vec<Task> = tasks.iter().filter(of_run).cloned().collect();
+    let scoring = Scoring { suite, tasks: &tasks, spec: &spec, left_out: &BTreeMap::new(), writer, then: Then::ScoreAndLog, tools };
     let mut finished = scoring.score(&asked, &Answers::of(recovered.outcomes))?;
     finished.torn = torn;
     Ok(finished)

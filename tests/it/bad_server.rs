@@ -29,6 +29,7 @@ fn wrongs() -> Vec<(Act, &'static str)> {
         (say(200, "", &format!("<html>{KEY}</html>")), "unusable answer: expected value at line 1 column 1 in `<html>***</html>`"),
         (say(200, "", r#"{"answer": 42}"#), "unusable answer: no choices in `{\"answer\": 42}`"),
         (say(200, "", r#"{"choices": [{"text": 7}]}"#), "unusable answer: invalid type"),
+        (Act::Bytes("HTTP/1.1 200 OK\r\nContent-Length: 999\r\n\r\n{\"choices\"".into()), "the connection broke"),
         (Act::Hang, "no whole answer within 1 s"),
         (Act::Close, "the connection broke"),
     ]
@@ -109,6 +110,8 @@ fn a_server_bad_from_the_start_is_5_and_leaves_no_run_behind() {
         check(&desk, &said, 5, &[&server.base_url, part, "hint: "]);
         assert_eq!((said.out.as_str(), runs(&desk, "bad").len()), ("", 0), "{part}");
     }
+    let server = FaultServer::start(|_| Act::Say(401, "", format!(r#"{{"error":"unknown key {KEY}"}}"#)));
+    check(&desk, &desk.run(&line(&server.base_url, "bad")), 5, &["401 Unauthorized: unknown key ***", "OPENAI_API_KEY"]);
     let server = FaultServer::start(|_| Act::Answer);
     server.end();
     let said = desk.run(&line(&server.base_url, "bad"));

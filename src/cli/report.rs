@@ -115,7 +115,7 @@ fn read(dir: &RunDir) -> Result<NamedScores, Failure> {
     Ok(NamedScores { run: dir.id(), scores: dir.scores().map_err(failure)? })
 }
 
-fn rendered(table: &Table, format: Format, look: Look) -> String {
+pub(super) fn rendered(table: &Table, format: Format, look: Look) -> String {
     match format {
         Format::Terminal => terminal::render(table, look),
         Format::Markdown => markdown::render(table),
@@ -125,7 +125,7 @@ fn rendered(table: &Table, format: Format, look: Look) -> String {
 }
 
 /// Replaces a file as a whole; what is not a file (`/dev/stdout`, a pipe) is written to.
-fn write_file(path: &Path, text: &str) -> Result<(), Failure> {
+pub(super) fn write_file(path: &Path, text: &str) -> Result<(), Failure> {
     let special = path.metadata().is_ok_and(|m| !m.is_file() && !m.is_dir());
     let written = if special {
         std::fs::write(path, text).map_err(|source| ResultsError::Io { action: "write", path: path.to_owned(), source })

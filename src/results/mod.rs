@@ -7,8 +7,10 @@
 //! Not here: statistics, printing, and the decision which exit code an error has.
 
 pub mod atomic;
+pub mod baseline;
 pub mod clock;
 pub mod command_line;
+pub mod frame;
 pub mod journal;
 mod jsonl;
 pub mod reference;

@@ -3,6 +3,7 @@
 pub(crate) mod desk;
 pub(crate) mod faults;
 pub(crate) mod openai;
+pub(crate) mod recorded;
 pub(crate) mod scripted;
 pub(crate) mod server;
 pub(crate) mod toy;

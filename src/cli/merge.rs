@@ -10,12 +10,12 @@ use crate::{
     results::run_dir::RunDir,
     run::merge::{self, MergeError},
 };
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 
 /// Flags of `merge`.
 #[derive(clap::Args, Clone, Debug)]
 pub struct MergeArgs {
-    /// All shards of one run: run directories, or their ids under DIR/runs/
+    /// All shards of one run: run directories, or their ids under DIR/runs/ or results/runs/
     #[arg(required = true, value_name = "RUN")]
     pub runs: Vec<PathBuf>,
     /// Folder for results; the merged run goes to runs/ID/ in it
@@ -34,7 +34,11 @@ pub struct MergeArgs {
 /// # Errors
 /// Exit 2: a shard cannot be read, or they are not all the shards of one run; then as `score`.
 pub(super) fn run(args: &MergeArgs) -> Verdict {
-    let find = |run: &PathBuf| RunDir::find(run, &args.output).map_err(|e| results_failure(Exit::Usage, &e));
+    // Shards may lie where runs lie by default, and the whole go elsewhere.
+    let find = |run: &PathBuf| {
+        let found = RunDir::find(run, &args.output).or_else(|error| RunDir::find(run, Path::new("results")).map_err(|_| error));
+        found.map_err(|e| results_failure(Exit::Usage, &e))
+    };
     let shards = args.runs.iter().map(find).collect::<Result<Vec<_>, Failure>>()?;
     let merged = merge::merge(&shards, &args.output).map_err(refused)?.dir().path().to_owned();
     score::run(&ScoreArgs { run: merged, against: args.against.clone(), include_path: args.include_path.clone(), quiet: false })

@@ -90,12 +90,13 @@ fn shards_become_the_run_that_they_are_parts_of() {
 fn a_real_run_in_shards_is_the_run() {
     let desk = Desk::new();
     let line = "run --suite ja --demo --quiet --tasks jemhopqa,jmmlu";
+    let only =
+        |output: &str| fs::read_dir(desk.folder.path().join(output).join("runs")).unwrap().map(|e| e.unwrap().path()).collect::<Vec<_>>();
     assert_eq!(desk.run(&format!("{line} --output whole")).code, 0);
+    assert_eq!(desk.run(&format!("score {}", only("whole")[0].display())).code, 0);
     for shard in ["1/2", "2/2"] {
         assert_eq!(desk.run(&format!("{line} --shard {shard}")).code, 0);
     }
-    let only =
-        |output: &str| fs::read_dir(desk.folder.path().join(output).join("runs")).unwrap().map(|e| e.unwrap().path()).collect::<Vec<_>>();
     let parts: Vec<String> = only("results").iter().map(|p| p.display().to_string()).collect();
     let said = desk.run(&format!("merge {} --output merged", parts.join(" ")));
     assert_eq!(said.code, 0, "{}", said.err);

@@ -1,8 +1,8 @@
 //! The verbs and their flags. Parsing only: what a verb does stands in its own file.
 
 use super::{
-    baseline::BaselineArgs, compare::CompareArgs, data::DataCommand, gate::GateArgs, leaderboard::LeaderboardArgs, merge::MergeArgs,
-    report::ReportArgs, run_args::RunArgs, values,
+    baseline::BaselineArgs, compare::CompareArgs, data::DataCommand, export::ExportArgs, gate::GateArgs, leaderboard::LeaderboardArgs,
+    merge::MergeArgs, report::ReportArgs, run_args::RunArgs, values,
 };
 use clap::{Args, Parser, Subcommand};
 use std::path::PathBuf;
@@ -40,7 +40,7 @@ pub enum Command {
     Run(Box<RunArgs>),
     /// Score the recorded answers of a run again, without a model
     Score(ScoreArgs),
-    /// Show recorded runs as a table: terminal, Markdown, CSV, JSON
+    /// Show recorded runs as a table or a page: terminal, Markdown, CSV, JSON, HTML
     Report(ReportArgs),
     /// Compare two runs document by document: paired tests, changed documents
     Compare(CompareArgs),
@@ -52,6 +52,8 @@ pub enum Command {
     Leaderboard(LeaderboardArgs),
     /// Join the shards of a run (`run --shard i/n`) into one run
     Merge(MergeArgs),
+    /// Write a recorded run in the files of lm-eval, of the original team, or of the Hugging Face hub
+    Export(ExportArgs),
     /// Replay recorded goldens of the original harnesses through this program
     Certify(CertifyArgs),
     /// List and show tasks, and preview their exact prompts

@@ -3,10 +3,13 @@
 use super::{
     exit::{Exit, Failure, Verdict},
     output::print,
-    report::{Format, PLAIN, look_of_stdout, rendered, write_file},
+    report::{PLAIN, look_of_stdout, write_file},
     sides,
 };
-use crate::compare::{CompareError, Incomparable, table};
+use crate::{
+    compare::{CompareError, Incomparable, table},
+    report::{csv, json, latex, markdown, table::Table, terminal},
+};
 use std::path::PathBuf;
 
 /// Flags of `compare`.
@@ -16,7 +19,7 @@ pub struct CompareArgs {
     pub base: String,
     /// The run (or baseline) that is judged
     pub cand: String,
-    /// List the documents whose score changed, at most N a task
+    /// List the documents whose score changed, at most N a task; in CSV and JSON instead of the table
     #[arg(long, value_name = "N", num_args = 0..=1, default_missing_value = "50")]
     pub show_flips: Option<usize>,
     /// Compare although the runs did not do the same; the table says what differs
@@ -24,10 +27,26 @@ pub struct CompareArgs {
     pub force: bool,
     /// Form of the table
     #[arg(long, value_enum, default_value_t)]
-    pub format: Format,
+    pub format: Form,
     /// File to write instead of standard output
     #[arg(long, short, value_name = "FILE")]
     pub output: Option<PathBuf>,
+}
+
+/// Form of a table.
+#[derive(clap::ValueEnum, Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub enum Form {
+    /// For reading in a terminal
+    #[default]
+    Terminal,
+    /// GitHub-flavoured Markdown
+    Markdown,
+    /// Comma-separated values, numbers with four decimals
+    Csv,
+    /// JSON, numbers in full
+    Json,
+    /// A LaTeX tabular
+    Latex,
 }
 
 /// Runs the verb.
@@ -38,11 +57,20 @@ pub(super) fn run(args: &CompareArgs) -> Verdict {
     let cand = sides::candidate(&args.cand)?;
     let comparison = sides::compare(&args.base, &cand, if args.force { Incomparable::Force } else { Incomparable::Refuse })?;
     let look = if args.output.is_some() { PLAIN } else { look_of_stdout() };
-    let mut text = rendered(&table::of(&comparison), args.format, look);
-    if let Some(most) = args.show_flips {
-        text += "\n";
-        text += &rendered(&table::of_flips(&comparison, most), args.format, look);
-    }
+    let rendered = |table: &Table| match args.format {
+        Form::Terminal => terminal::render(table, look),
+        Form::Markdown => markdown::render(table),
+        Form::Csv => csv::render(table),
+        Form::Json => json::render(table),
+        Form::Latex => latex::render(table),
+    };
+    let (numbers, flips) = (table::of(&comparison), args.show_flips.map(|most| table::of_flips(&comparison, most)));
+    let text = match (&flips, args.format) {
+        (None, _) => rendered(&numbers),
+        // One file for a program holds one table.
+        (Some(flips), Form::Csv | Form::Json) => rendered(flips),
+        (Some(flips), _) => format!("{}\n{}", rendered(&numbers), rendered(flips)),
+    };
     match &args.output {
         Some(path) => write_file(path, &text)?,
         None => print(&text)?,

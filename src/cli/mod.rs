@@ -14,6 +14,7 @@ mod doctor;
 mod downloads;
 mod engines;
 pub mod exit;
+pub mod export;
 pub mod gate;
 pub mod interrupt;
 pub mod layers;
@@ -65,6 +66,7 @@ fn dispatch(invocation: Invocation) -> Verdict {
         Command::Baseline(args) => baseline::run(&args),
         Command::Leaderboard(args) => leaderboard::run(&args),
         Command::Merge(args) => merge::run(&args),
+        Command::Export(args) => export::run(&args),
         Command::Doctor(args) => doctor::run(&args),
         Command::Completions(args) => completions::run(&args),
         Command::Run(args) => run::run(&args, invocation.command_line),

@@ -14,6 +14,7 @@ use super::{
 use crate::{
     dataset::store::Store,
     engine::{Engine, ModelFacts, RequestKind},
+    metric::Need,
     prompt::requests::digest,
     report::{markdown, table::Table, terminal},
     results::{
@@ -29,7 +30,7 @@ use crate::{
         ask::{AskError, Event},
         execute,
         plan::{self, Plan, PlanError, PlannedTask, Selection, SkipMissing},
-        resources::{ToolError, Tools},
+        resources::{Segmenter, ToolError, Tools, needing, needs},
         task_specs,
     },
     task::{
@@ -56,10 +57,8 @@ pub(super) fn run(args: &RunArgs, command_line: CommandLine) -> Verdict {
     let choice = args.model_choice()?;
     let suite = args.suite.first().map_or("ja", String::as_str);
     let published = published(suite, args, &choice)?;
-    let plan = make_plan(suite, args, &choice, facts_at_hand(&choice))?;
-    if matches!(&choice, ModelChoice::Endpoint(EndpointChoice { tokenizer: Some(_), .. })) && !args.dry_run {
-        note("--tokenizer has no effect here: no task of this version counts tokens for a server");
-    }
+    let mut plan = make_plan(suite, args, &choice, facts_at_hand(&choice))?;
+    let segmenter = if args.dry_run { None } else { segmenter(args, &choice, &mut plan)? };
     for (task, why) in &plan.left_out {
         note(&format!("task '{task}' is left out: {why}"));
     }
@@ -72,7 +71,7 @@ pub(super) fn run(args: &RunArgs, command_line: CommandLine) -> Verdict {
     }
     // The directory comes before the model: a wrong path must not cost minutes of loading.
     let writer = open(args)?;
-    let result = run_in(args, command_line, &choice, &plan, &writer, published.as_ref());
+    let result = run_in(args, command_line, &choice, &plan, segmenter, &writer, published.as_ref());
     if result.is_err() {
         // A run that never began leaves no directory behind; one that did is kept whatever happened.
         let _ = writer.discard();
@@ -86,17 +85,16 @@ fn run_in(
     command_line: CommandLine,
     choice: &ModelChoice,
     plan: &Plan,
+    segmenter: Option<Segmenter>,
     writer: &RunWriter,
     published: Option<&ReferenceRow>,
 ) -> Verdict {
     let cancel = interrupt::install()?;
     let mut engine = engines::build(choice, args.threads, data_source::network(args.offline))?;
     let facts = engine.facts();
-    let tools = Tools::of(&facts);
+    let tools = Tools::of(&facts, segmenter);
     tools.check(plan.tasks.iter().map(|t| &t.task)).map_err(|e| tool_failure(&e))?;
-    // Some prompts depend on what the model makes of them.
-    let fitted =
-        if plan.tasks.iter().any(|t| depends_on_model(&t.task)) { Some(make_plan(&plan.suite.name, args, choice, facts)?) } else { None };
+    let fitted = plan.tasks.iter().any(|t| depends_on_model(&t.task)).then(|| fitted(args, choice, plan, facts)).transpose()?;
     let plan = fitted.as_ref().unwrap_or(plan);
     let spec = spec(args, command_line, choice, plan, engine.as_ref(), writer)?;
     let resume = format!("swallow-eval run --resume {}", writer.dir().path().display());
@@ -138,9 +136,10 @@ fn judge_failures(args: &RunArgs, finished: &Finished, resume: &str) -> Verdict 
     if finished.failed == 0 {
         return Ok(Exit::Ok);
     }
-    let told = format!("{} of {} documents have no answer", finished.failed, finished.documents);
+    let why = finished.failure.as_ref().map_or(String::new(), |why| format!(" (the first: {why})"));
+    let told = format!("{} of {} documents have no answer{why}", finished.failed, finished.documents);
     if args.max_failures.exceeded(finished.failed, finished.documents) {
-        complain(&format!("incomplete: {told}\nask them again with: {resume}"));
+        complain(&format!("incomplete: {told}\nhint: ask them again with: {resume}"));
         return Ok(Exit::Incomplete);
     }
     note(&format!("{told}, which --max-failures allows"));
@@ -179,6 +178,34 @@ fn published(suite: &str, args: &RunArgs, choice: &ModelChoice) -> Result<Option
     }
 }
 
+/// The plan again, now that the model is known: some prompts depend on what it makes of them.
+fn fitted(args: &RunArgs, choice: &ModelChoice, plan: &Plan, facts: ModelFacts) -> Result<Plan, Failure> {
+    let mut fitted = make_plan(&plan.suite.name, args, choice, facts)?;
+    fitted.tasks.retain(|t| !plan.left_out.contains_key(&t.task.name));
+    fitted.left_out.clone_from(&plan.left_out);
+    Ok(fitted)
+}
+
+/// nagisa's words, where a task is scored on them. A demo, and a run that may skip, go on without such tasks.
+fn segmenter(args: &RunArgs, choice: &ModelChoice, plan: &mut Plan) -> Result<Option<Segmenter>, Failure> {
+    let Some(task) = needing(plan.tasks.iter().map(|t| &t.task), Need::Nagisa).map(|t| t.name.clone()) else { return Ok(None) };
+    let demo = *choice == ModelChoice::Demo;
+    let store = if demo { Store::samples() } else { data_source::files(data_source::network(args.offline), args.data_url.as_ref()) };
+    let error = match data_source::nagisa(&store) {
+        Ok(words) => return Ok(Some(words)),
+        Err(error) => error,
+    };
+    let why = if demo { "scored on nagisa's words, whose model no demo brings".to_owned() } else { error.to_string() };
+    if demo || args.skip_missing {
+        plan.leave_out(&why, |task| needs(task).contains(&Need::Nagisa));
+        return Ok(None);
+    }
+    let failure = tool_failure(&error);
+    let skip = "--skip-missing runs the other tasks";
+    let hint = failure.hint.map_or_else(|| skip.to_owned(), |hint| format!("{hint}; {skip}"));
+    Err(Failure::new(Exit::Data, format!("task '{task}': {}", failure.message)).hint(hint))
+}
+
 /// Whether a task's requests are other ones for other models.
 fn depends_on_model(task: &Task) -> bool {
     let request = &task.file.request;
@@ -196,7 +223,7 @@ fn facts_at_hand(choice: &ModelChoice) -> ModelFacts {
 pub(super) fn tool_failure(error: &ToolError) -> Failure {
     let exit = match error {
         ToolError::NoTokenizer { .. } => Exit::Engine,
-        ToolError::NoSegmenter { .. } => Exit::Data,
+        ToolError::NoSegmenter { .. } | ToolError::Data(_) | ToolError::Compile(_) => Exit::Data,
         ToolError::Recorded { .. } | ToolError::Results(_) => Exit::Usage,
     };
     let failure = Failure::new(exit, error.to_string());

@@ -55,6 +55,8 @@ pub struct Finished {
     pub cancelled: bool,
     /// Documents without an answer.
     pub failed: u64,
+    /// Why the first of them has none.
+    pub failure: Option<String>,
     /// Documents asked.
     pub documents: u64,
     /// A last line of the journal that a kill had cut short.
@@ -131,8 +133,8 @@ pub fn execute(job: Job<'_>) -> Result<Finished, AskError> {
     writer.write_spec(&spec)?;
     if result.cancelled || then == Then::Nothing {
         let documents = plan.tasks.iter().map(|t| t.documents as u64).sum();
-        let failed = answers.failures.len() as u64;
-        return Ok(Finished { scores: None, cancelled: result.cancelled, failed, documents, torn });
+        let (failed, failure) = (answers.failures.len() as u64, answers.failures.values().next().map(|f| f.message.clone()));
+        return Ok(Finished { scores: None, cancelled: result.cancelled, failed, failure, documents, torn });
     }
     let tasks: Vec<Task> = plan.tasks.iter().map(|t| t.task.clone()).collect();
     let scoring = Scoring { suite: &plan.suite, tasks: &tasks, spec: &spec, left_out: &plan.left_out, writer, then, tools };
@@ -159,7 +161,10 @@ pub fn rescore(dir: &RunDir, suite: &Suite, tasks: &[Task], writer: &RunWriter, 
     let asked = dir.requests()?;
     let recovered = dir.responses()?;
     let torn = recovered.torn.map(|t| t.to_string());
-    let scoring = Scoring { suite, tasks, spec: &spec, left_out: &BTreeMap::new(), writer, then: Then::ScoreAndLog, tools };
+    // As when the run was made: a task that was not part of it has no metric to name.
+    let of_run = |task: &&Task| spec.tasks.iter().any(|t| t.task == task.name);
+    let tasks: Vec<Task> = tasks.iter().filter(of_run).cloned().collect();
+    let scoring = Scoring { suite, tasks: &tasks, spec: &spec, left_out: &BTreeMap::new(), writer, then: Then::ScoreAndLog, tools };
     let mut finished = scoring.score(&asked, &Answers::of(recovered.outcomes))?;
     finished.torn = torn;
     Ok(finished)
@@ -193,6 +198,7 @@ impl Scoring<'_> {
             samples.extend(of_task);
         }
         let failed = samples.iter().filter(|s| s.failure.is_some()).count() as u64;
+        let failure = samples.iter().find_map(|s| s.failure.clone());
         let documents = samples.len() as u64;
         let columns = columns(suite, tasks, scored, left_out);
         let scores = Scores::new(&spec.protocol, &spec.suite, &spec.engine.model, spec.demo, columns);
@@ -200,7 +206,7 @@ impl Scoring<'_> {
             writer.write_samples(&samples)?;
         }
         writer.write_scores(&scores)?;
-        Ok(Finished { scores: Some(scores), cancelled: false, failed, documents, torn: None })
+        Ok(Finished { scores: Some(scores), cancelled: false, failed, failure, documents, torn: None })
     }
 }
 

@@ -10,7 +10,7 @@ use crate::results::{
     requests::PlannedRequest,
     samples::Sample,
     scores::{GroupScore, TaskScore},
-    signature::{Coverage, Parts, Purpose, signature},
+    signature::{Coverage, Parts, Purpose, Window, signature},
     spec::{Defects, TaskSpec},
 };
 use crate::task::{Task, load::PROTOCOL};
@@ -172,10 +172,16 @@ fn sign(task: &Task, n: u64, departures: &[String], around: Circumstances<'_>) -
         engine: around.engine,
         protocol_dtype: &task.file.dtype,
         defects: (!task.file.request.defects.is_empty()).then_some(around.defects),
+        window: window(task, around.engine),
         coverage: if n < around.spec.documents_in_full { Coverage::Partial } else { Coverage::Full },
         off_protocol: departures,
         purpose: around.purpose,
     })
+}
+
+fn window(task: &Task, engine: &Identity) -> Window {
+    let counts = task.file.arrange.counts_tokens() || task.file.request.truncation.is_some();
+    if counts && engine.tokenizer_sha256.is_none() { Window::Assumed } else { Window::Known }
 }
 
 /// Aggregates along every prefix of the documents' group paths.

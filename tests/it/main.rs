@@ -10,6 +10,7 @@
 
 mod archive;
 mod bad_input;
+mod bad_server;
 mod certify;
 mod cli;
 mod compare;
@@ -20,7 +21,9 @@ mod endpoint;
 mod endpoint_faults;
 mod gate;
 mod house;
+mod html;
 mod hub;
+mod jp_harness;
 mod leaderboard;
 mod llama_server;
 mod models;

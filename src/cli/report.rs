@@ -154,7 +154,7 @@ fn read(dir: &RunDir) -> Result<NamedScores, Failure> {
 }
 
 /// Replaces a file as a whole; what is not a file (`/dev/stdout`, a pipe) is written to.
-fn write_file(path: &Path, text: &str) -> Result<(), Failure> {
+pub(super) fn write_file(path: &Path, text: &str) -> Result<(), Failure> {
     let special = path.metadata().is_ok_and(|m| !m.is_file() && !m.is_dir());
     let written = if special {
         std::fs::write(path, text).map_err(|source| ResultsError::Io { action: "write", path: path.to_owned(), source })

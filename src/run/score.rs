@@ -91,10 +91,15 @@ fn score_document(
         answer,
         reference: reference.texts,
         scores: metrics.iter().zip(&scores).map(|(m, s)| (m.name().to_owned(), s.value)).collect(),
+        stats: with_stats(metrics, &scores).collect(),
         failure,
         notes: response.map(|r| r.notes.clone()).unwrap_or_default(),
     };
     (sample, scores)
+}
+
+fn with_stats<'s>(metrics: &'s [&'static dyn Metric], scores: &'s [Score]) -> impl Iterator<Item = (String, Vec<f64>)> + 's {
+    metrics.iter().zip(scores).filter(|(_, score)| !score.stats.is_empty()).map(|(m, score)| (m.name().to_owned(), score.stats.clone()))
 }
 
 fn generated<'a>(answers: &'a Answers, request: &Request) -> Option<&'a Generated> {

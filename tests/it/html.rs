@@ -139,6 +139,7 @@ fn add(
         answer: Some(answer.into()),
         reference: vec![reference.into()],
         scores: BTreeMap::from([("exact_match".to_owned(), score)]),
+        stats: BTreeMap::new(),
         failure: None,
         notes: if id.ends_with('7') { vec![Note::NearTie] } else { vec![] },
     });

@@ -62,6 +62,5 @@ fn two_thousand_runs_of_thirty_columns() {
     assert_eq!(csv.lines().count(), 1 + 2001 + 11);
     desk.run("leaderboard results/runs --by model --csv models.csv").works(&[]);
     let csv = fs::read_to_string(desk.folder.path().join("models.csv")).unwrap();
-    let whole = csv.lines().skip(1).filter(|line| !line.contains(",,,")).count();
-    assert_eq!((csv.lines().count(), whole), (1 + 667, 0), "one run each, so no deviation");
+    assert_eq!(csv.lines().count(), 1 + 667, "the three suites of a model are one row");
 }

@@ -302,6 +302,7 @@ fn spec(
         suite: plan.suite.name.clone(),
         demo: *choice == ModelChoice::Demo,
         tasks: task_specs(plan),
+        left_out: plan.left_out.clone(),
         engine: engine.identity().clone(),
         defects: args.defects,
         limit: args.limit,

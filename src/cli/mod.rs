@@ -12,6 +12,7 @@ pub mod data;
 mod data_source;
 mod doctor;
 mod downloads;
+mod dry_run;
 mod engines;
 pub mod exit;
 pub mod export;

@@ -2,7 +2,7 @@
 
 use super::{
     args::{Cli, Command},
-    data_source, engines,
+    data_source, dry_run, engines,
     exit::{Exit, Failure, Verdict},
     interrupt,
     model_choice::{EndpointChoice, InProcess, ModelChoice},
@@ -15,7 +15,6 @@ use crate::{
     dataset::store::Store,
     engine::{Engine, ModelFacts, RequestKind},
     metric::Need,
-    prompt::requests::digest,
     report::{markdown, table::Table, terminal},
     results::{
         ResultsError,
@@ -29,7 +28,7 @@ use crate::{
         Finished, Job, Then,
         ask::{AskError, Event},
         execute,
-        plan::{self, Plan, PlanError, PlannedTask, Selection, SkipMissing},
+        plan::{self, Plan, PlanError, Selection, SkipMissing},
         resources::{Segmenter, ToolError, Tools, needing, needs},
         task_specs,
     },
@@ -37,10 +36,9 @@ use crate::{
         EosStop, PenaltyFrom, Task,
         load::{self, PROTOCOL},
     },
-    text::tokenizer::{Special, Tokenizer},
 };
 use clap::Parser;
-use std::{collections::BTreeSet, fmt::Write as _, path::Path};
+use std::{fmt::Write as _, path::Path};
 
 /// Runs the verb.
 ///
@@ -68,7 +66,7 @@ pub(super) fn run(args: &RunArgs, command_line: CommandLine) -> Verdict {
         print(&first_prompts(&plan))?;
     }
     if args.dry_run {
-        print(&what_would_be_asked(&plan, facts.tokenizer.as_deref()))?;
+        print(&dry_run::told(&plan, facts.tokenizer.as_deref(), choice.model(), &args.output))?;
         return Ok(Exit::Ok);
     }
     // The directory comes before the model: a wrong path must not cost minutes of loading.
@@ -346,43 +344,6 @@ fn first_prompts(plan: &Plan) -> String {
         }
     }
     text
-}
-
-/// What a run would ask: some lines a task. Tokens are counted where the tokenizer is at hand.
-fn what_would_be_asked(plan: &Plan, tokenizer: Option<&Tokenizer>) -> String {
-    let mut text = String::new();
-    for planned in &plan.tasks {
-        let distinct: BTreeSet<_> = planned.asked.iter().map(|a| &a.request.id).collect();
-        let (mut characters, mut tokens, mut new_tokens) = (0, 0, 0);
-        for asked in planned.of_documents() {
-            if let RequestKind::Generate(generate) = &asked.request.kind {
-                characters += generate.prompt.chars().count();
-                tokens += tokenizer.and_then(|t| t.encode(&generate.prompt, Special::Add).ok()).map_or(0, |ids| ids.len());
-                new_tokens += u64::from(generate.max_new_tokens);
-            }
-        }
-        let tokens = tokenizer.map_or(String::new(), |_| format!(", {tokens} prompt tokens"));
-        let _ = writeln!(
-            text,
-            "{}: {} of {} documents, {} requests, {} shots, {characters} prompt characters{tokens}, at most {new_tokens} new tokens",
-            planned.task.name,
-            planned.documents,
-            planned.in_full,
-            distinct.len(),
-            planned.shots
-        );
-        let _ = writeln!(text, "  sha256 of all prompts {}\n  sha256 of all golds   {}", prompts_sha256(planned), golds_sha256(planned));
-    }
-    text
-}
-
-/// Digests in asking order (each text preceded by its length), comparable with those of the original harness where every document is asked.
-fn prompts_sha256(planned: &PlannedTask) -> String {
-    digest(planned.of_documents().map(|a| a.request.kind.text()))
-}
-
-fn golds_sha256(planned: &PlannedTask) -> String {
-    digest(planned.of_documents().filter_map(|a| a.reference.first()).map(String::as_str))
 }
 
 fn stopped(error: AskError, resume: &str) -> Failure {

@@ -51,6 +51,9 @@ pub enum Command {
     Doctor(DoctorArgs),
     /// Print a completion script for a shell
     Completions(CompletionsArgs),
+    /// Run programs from standard input: what the sandbox starts as its helper
+    #[command(name = crate::sandbox::pool::HELPER_VERB, hide = true)]
+    Sandbox,
 }
 
 /// Flags of `score`.

@@ -1,6 +1,9 @@
-//! From a response to what is scored: the decoder's clean-up and stop cut ([`decoded`]), then the task's named steps ([`steps`]).
+//! From a response to what is scored: the decoder's clean-up and stop cut ([`decoded`]), then the task's named steps ([`steps`]). Where a
+//! harness loses tokens, what is left of them comes first ([`lost_tokens`]).
 //! Total functions: no I/O, no errors, no scores.
 
+pub mod lost_tokens;
+pub mod number;
 pub mod steps;
 
 use crate::engine::{Cleanup, Generate, Generated};
@@ -17,11 +20,15 @@ pub enum Answer {
 
 /// The text a protocol's harness had after decoding: clean-up over the whole text where the tokenizer was asked for it, then the stop cut.
 pub fn decoded(request: &Generate, response: &Generated) -> String {
-    let text = match request.rules.cleanup {
-        Cleanup::On => clean_up_tokenization(&response.text),
-        Cleanup::Off => response.text.clone(),
-    };
-    cut_at_stop(&text, &request.stop).0.to_owned()
+    cleaned_and_cut(&response.text, request.rules.cleanup, &request.stop)
+}
+
+/// The same for any decoded text.
+pub fn cleaned_and_cut(text: &str, cleanup: Cleanup, stops: &[String]) -> String {
+    match cleanup {
+        Cleanup::On => cut_at_stop(&clean_up_tokenization(text), stops).0.to_owned(),
+        Cleanup::Off => cut_at_stop(text, stops).0.to_owned(),
+    }
 }
 
 /// The answer in a decoded text.
@@ -31,7 +38,7 @@ pub fn extract(task: &Task, text: &str) -> Answer {
 
 /// What a right answer to the document looks like.
 pub fn reference(task: &Task, document: &Document) -> Reference {
-    Reference { texts: vec![steps::apply(&task.file.document.reference, &document.output)] }
+    Reference { texts: vec![steps::apply(&task.file.document.reference, &document.gold)] }
 }
 
 #[cfg(test)]
@@ -48,7 +55,7 @@ mod tests {
             stop: vec!["\n".into()],
             enough: vec![],
             sampling: Sampling::GREEDY,
-            rules: TokenRules { bos: Default::default(), end: Default::default(), decode: Default::default(), cleanup: Cleanup::On },
+            rules: TokenRules { cleanup: Cleanup::On, ..TokenRules::default() },
         };
         let response = Generated {
             text: "It 's here .\nNext".into(),

@@ -1,5 +1,6 @@
 //! The closed list of named clean-up steps of task files.
 
+use super::number::last_number;
 use crate::task::Step;
 use unicode_normalization::UnicodeNormalization;
 
@@ -14,6 +15,7 @@ fn one(step: Step, text: String) -> String {
         Step::BeforeBlankLine => text.split_once("\n\n").map(|(before, _)| before.to_owned()).unwrap_or(text),
         // utils.py:146,149: `unicodedata.normalize("NFKC", ...)`.
         Step::Nfkc => text.nfkc().collect(),
+        Step::LastNumber => last_number(&text),
     }
 }
 

@@ -4,8 +4,8 @@ use super::report::Folder;
 use super::source::{CertifyError, Row, Source, entries};
 use crate::answer::{self, Answer};
 use crate::dataset::Record;
-use crate::engine::{EndTokens, Generate, RequestKind};
-use crate::metric::{self, Evidence, Metric, Reference, Score};
+use crate::engine::{EndTokens, Generate, ModelFacts, RequestKind};
+use crate::metric::{self, Evidence, Metric, Reference, Resources, Score};
 use crate::prompt::{fewshot, requests};
 use crate::task::{Task, document::Document};
 use serde_json::{Map, Value, json};
@@ -66,7 +66,8 @@ fn full_set(task: &Task, data: Option<Data<'_>>, report: &mut Folder) -> Result<
             Err(why) => return Err(CertifyError::Data(why)),
         }
     }
-    let drawn = fewshot::draw(task, sets, task.file.shots as usize).map_err(|e| CertifyError::Data(e.to_string()))?;
+    let drawn =
+        fewshot::draw(task, sets, task.file.shots as usize, &ModelFacts::default()).map_err(|e| CertifyError::Data(e.to_string()))?;
     full.documents = drawn.documents.clone();
     full.drawn = Some(drawn);
     Ok(full)
@@ -127,7 +128,7 @@ fn requests_file(
 }
 
 fn generate(task: &Task, document: &Document, shots: &[Document]) -> Result<Generate, CertifyError> {
-    let mut made = requests::requests(task, document, shots)?;
+    let mut made = requests::requests(task, document, shots, &ModelFacts::default())?;
     match made.pop().map(|r| r.kind) {
         Some(RequestKind::Generate(generate)) if made.is_empty() => Ok(generate),
         _ => Err(CertifyError::Data(format!("task '{}' must make one generation request a document", task.name))),
@@ -188,7 +189,7 @@ fn check_scoring(
     let evidence = [Evidence::Text(extracted)];
     for (name, expected) in source.object_of(&row.fields, "scores", Some(row.line))? {
         let metric = known_metric(source, name, Some(row.line))?;
-        let score = metric.score(reference, &evidence);
+        let score = metric.score(&Resources::default(), reference, &evidence);
         report.check_value(&source.name, &row.id, &format!("scores.{name}"), expected, &json!(score.value));
         scores.entry(metric.name()).or_default().push(score);
     }
@@ -286,7 +287,7 @@ fn full_test_set(
 pub fn digests<'s>(task: &Task, documents: &[Document], shots: impl Fn(usize) -> &'s [Document]) -> Result<(String, String), CertifyError> {
     let mut prompts = Vec::with_capacity(documents.len());
     for (position, document) in documents.iter().enumerate() {
-        prompts.push(requests::prompt(task, document, shots(position))?);
+        prompts.push(requests::prompt(task, document, shots(position), &ModelFacts::default())?);
     }
     let golds: Vec<String> = documents.iter().flat_map(|d| answer::reference(task, d).texts.into_iter().take(1)).collect();
     Ok((requests::digest(prompts.iter().map(String::as_str)), requests::digest(golds.iter().map(String::as_str))))
@@ -314,7 +315,8 @@ fn category_file(report: &mut Folder, source: &Source, task: &Task, full: &FullS
         .zip(responses)
         .map(|(document, response)| {
             let Answer::Text(text) = answer::extract(task, response.as_str().unwrap_or_default());
-            metric::exact_match::ExactMatch.score(&answer::reference(task, document), &[Evidence::Text(text)]).value == 1.0
+            metric::exact_match::ExactMatch.score(&Resources::default(), &answer::reference(task, document), &[Evidence::Text(text)]).value
+                == 1.0
         })
         .collect();
     let tally = Tally::of(task, &subjects, &hits);

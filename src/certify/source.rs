@@ -56,6 +56,9 @@ pub enum CertifyError {
     /// A model of the goldens does not load or run.
     #[error(transparent)]
     Engine(#[from] crate::engine::EngineError),
+    /// A prompt of ours cannot be made.
+    #[error(transparent)]
+    Prompt(#[from] crate::prompt::requests::PromptError),
     /// Data that the folder needs.
     #[error("{0}")]
     Data(String),

@@ -10,7 +10,7 @@ use super::{
 use crate::{
     dataset::{DatasetError, Network, hub::Hub},
     engine::{
-        Engine, EngineError,
+        Engine, EngineError, ModelFacts,
         demo::FILES,
         endpoint::{Endpoint, EndpointOptions},
         llama::{Llama, LoadOptions, weights::ModelFiles},
@@ -26,18 +26,30 @@ pub(super) fn build(choice: &ModelChoice, threads: Option<NonZeroUsize>, network
     match choice {
         ModelChoice::Demo => demo(threads),
         ModelChoice::InProcess(model) => in_process(model, threads, network),
-        ModelChoice::Endpoint(servers) => Ok(Box::new(connect(servers)?)),
+        ModelChoice::Endpoint(servers) => Ok(Box::new(connect(servers, network)?)),
     }
 }
 
 /// Connects to servers and probes them.
-pub(super) fn connect(choice: &EndpointChoice) -> Result<Endpoint, Failure> {
+pub(super) fn connect(choice: &EndpointChoice, network: Network) -> Result<Endpoint, Failure> {
     let mut options = EndpointOptions::new(choice.base_urls.clone(), &choice.model);
+    if let Some(tokenizer) = &choice.tokenizer {
+        options.facts = facts(tokenizer, choice.revision.as_deref(), network)?;
+    }
     options.api_key = settings::api_key();
     options.max_connections = choice.max_connections.map_or(options.max_connections, std::num::NonZeroUsize::get);
     options.max_retries = choice.max_retries.unwrap_or(options.max_retries);
     options.timeout = choice.timeout.unwrap_or(options.timeout);
     Endpoint::connect(options).map_err(failure)
+}
+
+/// What `--tokenizer DIRECTORY or HUB-ID` says of a served model.
+fn facts(tokenizer: &str, revision: Option<&str>, network: Network) -> Result<ModelFacts, Failure> {
+    let downloads = Downloads::new(Show::on_stderr(), tokenizer);
+    let found = Hub::from_env(&settings::env, network).tokenizer_dir(tokenizer, revision, &|event| downloads.see(event));
+    downloads.end();
+    let dir = found.map_err(|e| not_at_hand(&e))?;
+    ModelFacts::of_dir(&dir).map_err(|e| failure(EngineError { message: format!("--tokenizer {tokenizer}: {}", e.message), hint: e.hint }))
 }
 
 /// A model that neither lies in a directory nor comes from the hub.

@@ -12,6 +12,7 @@ mod doctor;
 mod downloads;
 mod engines;
 pub mod exit;
+pub mod export;
 pub mod interrupt;
 pub mod layers;
 pub mod model_choice;
@@ -55,6 +56,7 @@ pub fn main() -> ExitCode {
 fn dispatch(invocation: Invocation) -> Verdict {
     match invocation.cli.command {
         Command::Report(args) => report::run(&args),
+        Command::Export(args) => export::run(&args),
         Command::Doctor(args) => doctor::run(&args),
         Command::Completions(args) => completions::run(&args),
         Command::Run(args) => run::run(&args, invocation.command_line),

@@ -13,7 +13,8 @@ use super::{
 };
 use crate::{
     dataset::store::Store,
-    engine::{Engine, RequestKind},
+    engine::{Engine, ModelFacts, RequestKind},
+    metric::Need,
     prompt::requests::digest,
     report::{markdown, table::Table, terminal},
     results::{
@@ -29,16 +30,17 @@ use crate::{
         ask::{AskError, Event},
         execute,
         plan::{self, Plan, PlanError, PlannedTask, Selection, SkipMissing},
+        resources::{Segmenter, ToolError, Tools, needing, needs},
         task_specs,
     },
     task::{
-        Task,
+        EosStop, PenaltyFrom, Task,
         load::{self, PROTOCOL},
     },
     text::tokenizer::{Special, Tokenizer},
 };
 use clap::Parser;
-use std::{collections::BTreeSet, fmt::Write as _, path::Path};
+use std::{collections::BTreeSet, fmt::Write as _, path::Path, sync::Arc};
 
 /// Runs the verb.
 ///
@@ -55,10 +57,8 @@ pub(super) fn run(args: &RunArgs, command_line: CommandLine) -> Verdict {
     let choice = args.model_choice()?;
     let suite = args.suite.first().map_or("ja", String::as_str);
     let published = published(suite, args, &choice)?;
-    let plan = make_plan(suite, args, &choice)?;
-    if matches!(&choice, ModelChoice::Endpoint(EndpointChoice { tokenizer: Some(_), .. })) && !args.dry_run {
-        note("--tokenizer has no effect here: no task of this version counts tokens for a server");
-    }
+    let mut plan = make_plan(suite, args, &choice, facts_at_hand(&choice))?;
+    let segmenter = if args.dry_run { None } else { segmenter(args, &choice, &mut plan)? };
     for (task, why) in &plan.left_out {
         note(&format!("task '{task}' is left out: {why}"));
     }
@@ -71,7 +71,7 @@ pub(super) fn run(args: &RunArgs, command_line: CommandLine) -> Verdict {
     }
     // The directory comes before the model: a wrong path must not cost minutes of loading.
     let writer = open(args)?;
-    let result = run_in(args, command_line, &choice, &plan, &writer, published.as_ref());
+    let result = run_in(args, command_line, &choice, &plan, segmenter, &writer, published.as_ref());
     if result.is_err() {
         // A run that never began leaves no directory behind; one that did is kept whatever happened.
         let _ = writer.discard();
@@ -85,16 +85,22 @@ fn run_in(
     command_line: CommandLine,
     choice: &ModelChoice,
     plan: &Plan,
+    segmenter: Option<Segmenter>,
     writer: &RunWriter,
     published: Option<&ReferenceRow>,
 ) -> Verdict {
     let cancel = interrupt::install()?;
     let mut engine = engines::build(choice, args.threads, data_source::network(args.offline))?;
+    let facts = engine.facts();
+    let tools = Tools::of(&facts, segmenter);
+    tools.check(plan.tasks.iter().map(|t| &t.task)).map_err(|e| tool_failure(&e))?;
+    let fitted = plan.tasks.iter().any(|t| depends_on_model(&t.task)).then(|| fitted(args, choice, plan, facts)).transpose()?;
+    let plan = fitted.as_ref().unwrap_or(plan);
     let spec = spec(args, command_line, choice, plan, engine.as_ref(), writer)?;
     let resume = format!("swallow-eval run --resume {}", writer.dir().path().display());
     let progress = Progress::new(if args.quiet { Show::Nothing } else { Show::on_stderr() });
     let onlooker = |event: Event<'_>| progress.see(event);
-    let job = Job { plan, spec, writer, engine: engine.as_mut(), cancel, onlooker: &onlooker, then: then(args) };
+    let job = Job { plan, spec, writer, engine: engine.as_mut(), cancel, onlooker: &onlooker, then: then(args), tools: &tools };
     let finished = execute(job).map_err(|e| stopped(e, &resume))?;
     if let Some(torn) = &finished.torn {
         note(torn);
@@ -171,7 +177,62 @@ fn published(suite: &str, args: &RunArgs, choice: &ModelChoice) -> Result<Option
     }
 }
 
-fn make_plan(suite: &str, args: &RunArgs, choice: &ModelChoice) -> Result<Plan, Failure> {
+/// The plan again, now that the model is known: some prompts depend on what it makes of them.
+fn fitted(args: &RunArgs, choice: &ModelChoice, plan: &Plan, facts: ModelFacts) -> Result<Plan, Failure> {
+    let mut fitted = make_plan(&plan.suite.name, args, choice, facts)?;
+    fitted.tasks.retain(|t| !plan.left_out.contains_key(&t.task.name));
+    fitted.left_out.clone_from(&plan.left_out);
+    Ok(fitted)
+}
+
+/// nagisa's words, where a task is scored on them. A demo, and a run that may skip, go on without such tasks.
+fn segmenter(args: &RunArgs, choice: &ModelChoice, plan: &mut Plan) -> Result<Option<Segmenter>, Failure> {
+    let Some(task) = needing(plan.tasks.iter().map(|t| &t.task), Need::Nagisa).map(|t| t.name.clone()) else { return Ok(None) };
+    let demo = *choice == ModelChoice::Demo;
+    let store = if demo { Store::samples() } else { data_source::files(data_source::network(args.offline), args.data_url.as_ref()) };
+    let error = match data_source::nagisa(&store) {
+        Ok(words) => return Ok(Some(words)),
+        Err(error) => error,
+    };
+    let why = if demo { "scored on nagisa's words, whose model no demo brings".to_owned() } else { error.to_string() };
+    if demo || args.skip_missing {
+        plan.leave_out(&why, |task| needs(task).contains(&Need::Nagisa));
+        return Ok(None);
+    }
+    let failure = tool_failure(&error);
+    let skip = "--skip-missing runs the other tasks";
+    let hint = failure.hint.map_or_else(|| skip.to_owned(), |hint| format!("{hint}; {skip}"));
+    Err(Failure::new(Exit::Data, format!("task '{task}': {}", failure.message)).hint(hint))
+}
+
+/// Whether a task's requests are other ones for other models.
+fn depends_on_model(task: &Task) -> bool {
+    let request = &task.file.request;
+    task.file.arrange.counts_tokens()
+        || !request.defects.is_empty()
+        || request.eos_stop != EosStop::No
+        || request.sampling.repetition_penalty_from == PenaltyFrom::Model
+}
+
+/// What can be known of the model without loading it.
+fn facts_at_hand(choice: &ModelChoice) -> ModelFacts {
+    ModelFacts { tokenizer: tokenizer_of(choice).map(Arc::new), ..ModelFacts::default() }
+}
+
+pub(super) fn tool_failure(error: &ToolError) -> Failure {
+    let exit = match error {
+        ToolError::NoTokenizer { .. } => Exit::Engine,
+        ToolError::NoSegmenter { .. } | ToolError::Data(_) | ToolError::Compile(_) => Exit::Data,
+        ToolError::Recorded { .. } | ToolError::Results(_) => Exit::Usage,
+    };
+    let failure = Failure::new(exit, error.to_string());
+    match error.hint() {
+        Some(hint) => failure.hint(hint),
+        None => failure,
+    }
+}
+
+fn make_plan(suite: &str, args: &RunArgs, choice: &ModelChoice, facts: ModelFacts) -> Result<Plan, Failure> {
     let suite = load::suite(suite).map_err(data_source::task_failure)?;
     let tasks = load_tasks(args.include_path.as_deref())?;
     let chosen = plan::select(&suite, &args.tasks, &tasks).map_err(data_source::task_failure)?;
@@ -183,6 +244,8 @@ fn make_plan(suite: &str, args: &RunArgs, choice: &ModelChoice) -> Result<Plan, 
         shard: args.shard,
         num_fewshot: args.num_fewshot,
         generation: args.generation()?,
+        defects: args.defects,
+        facts,
     };
     let demo = *choice == ModelChoice::Demo;
     let store = if demo { Store::samples() } else { data_source::files(data_source::network(args.offline), args.data_url.as_ref()) };
@@ -208,6 +271,7 @@ pub(super) fn plan_failure(error: PlanError) -> Failure {
             let hint = missing.hint.map_or_else(|| skip.to_owned(), |hint| format!("{hint}; {skip}"));
             Failure::new(Exit::Data, message).hint(hint)
         }
+        PlanError::Unfit { .. } => Failure::new(Exit::Data, message),
         PlanError::Shots(_) | PlanError::NoSuchDocument { .. } => Failure::new(Exit::Usage, message),
     }
 }
@@ -315,10 +379,7 @@ fn what_would_be_asked(plan: &Plan, tokenizer: Option<&Tokenizer>) -> String {
 
 /// Digests in asking order (each text preceded by its length), comparable with those of the original harness where every document is asked.
 fn prompts_sha256(planned: &PlannedTask) -> String {
-    digest(planned.asked.iter().map(|a| match &a.request.kind {
-        RequestKind::Generate(generate) => generate.prompt.as_str(),
-        RequestKind::LogLikelihood(scored) => scored.context.as_str(),
-    }))
+    digest(planned.asked.iter().map(|a| a.request.kind.text()))
 }
 
 fn golds_sha256(planned: &PlannedTask) -> String {

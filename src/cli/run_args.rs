@@ -9,7 +9,7 @@ use super::{
 };
 use crate::{
     results::spec::{Defects, Limit, Shard},
-    run::{MaxFailures, plan::Override},
+    run::{MaxFailures, overrides::Override},
 };
 use clap::Args;
 use std::{num::NonZeroUsize, path::PathBuf, time::Duration};

@@ -5,12 +5,17 @@ use super::{
     data_source,
     exit::{Exit, Failure, Verdict},
     output::{complain, note},
-    run::{load_tasks, results_failure, write_table},
+    run::{load_tasks, results_failure, tool_failure, write_table},
 };
 use crate::{
-    results::{reference, run_dir::RunDir},
-    run::rescore,
-    task::load,
+    dataset::Network,
+    metric::Need,
+    results::{reference, run_dir::RunDir, spec::RunSpec},
+    run::{
+        rescore,
+        resources::{Tools, needing},
+    },
+    task::{Task, load},
 };
 use std::path::Path;
 
@@ -35,7 +40,8 @@ pub(super) fn run(args: &ScoreArgs) -> Verdict {
         }
     }
     let writer = dir.clone().into_writer().map_err(usage)?;
-    let finished = rescore(&dir, &suite, &tasks, &writer).map_err(usage)?;
+    let tools = recorded_tools(&dir, &spec, &tasks)?;
+    let finished = rescore(&dir, &suite, &tasks, &writer, &tools).map_err(usage)?;
     if let Some(torn) = &finished.torn {
         note(torn);
     }
@@ -46,4 +52,13 @@ pub(super) fn run(args: &ScoreArgs) -> Verdict {
         return Ok(Exit::Incomplete);
     }
     Ok(Exit::Ok)
+}
+
+/// What scoring this run needs.
+fn recorded_tools(dir: &RunDir, spec: &RunSpec, tasks: &[Task]) -> Result<Tools, Failure> {
+    let of_run = || tasks.iter().filter(|task| spec.tasks.iter().any(|t| t.task == task.name));
+    let segmenter = needing(of_run(), Need::Nagisa).map(|_| data_source::nagisa(&data_source::files(Network::Allowed, None)));
+    let tools = Tools::recorded(dir, segmenter.transpose().map_err(|e| tool_failure(&e))?).map_err(|e| tool_failure(&e))?;
+    tools.check(of_run()).map_err(|e| tool_failure(&e))?;
+    Ok(tools)
 }

@@ -9,13 +9,13 @@ use super::{
 };
 use crate::{
     dataset::store::Store,
-    engine::{Bos, RequestKind},
-    results::requests::PlannedRequest,
+    engine::{Bos, ModelFacts, RequestKind},
+    results::{requests::PlannedRequest, spec::Defects},
     run::plan::{self, Selection, SkipMissing},
     task::{Task, load},
     text::tokenizer::{Special, Tokenizer},
 };
-use std::{fmt::Write as _, path::Path};
+use std::{fmt::Write as _, path::Path, sync::Arc};
 
 /// Runs the verb.
 ///
@@ -64,6 +64,9 @@ fn preview(args: &PreviewArgs) -> Result<String, Failure> {
         Failure::new(Exit::Usage, format!("--doc {:?} is not a document id", args.doc))
             .hint("ids are positions such as 0, or as in samples.jsonl, 00000")
     })?;
+    let tokenizer = args.tokenizer.as_ref().map(|dir| Tokenizer::from_dir(Path::new(dir))).transpose();
+    let tokenizer =
+        tokenizer.map_err(|e| Failure::new(Exit::Usage, e.to_string()).hint("--tokenizer names a directory with tokenizer.json"))?;
     let selection = Selection {
         suite: load::suite("ja").map_err(data_source::task_failure)?,
         samples: [(task.name.clone(), vec![position])].into(),
@@ -72,17 +75,16 @@ fn preview(args: &PreviewArgs) -> Result<String, Failure> {
         shard: None,
         num_fewshot: args.num_fewshot,
         generation: Vec::new(),
+        defects: Defects::default(),
+        facts: ModelFacts { tokenizer: tokenizer.clone().map(Arc::new), ..ModelFacts::default() },
     };
     let store = if args.demo { Store::samples() } else { data_source::files(data_source::network(args.offline), args.data_url.as_ref()) };
     let plan = data_source::with_source(&store, |source| plan::plan(&selection, source, SkipMissing::No)).map_err(plan_failure)?;
-    let tokenizer = args.tokenizer.as_ref().map(|dir| Tokenizer::from_dir(Path::new(dir))).transpose();
-    let tokenizer =
-        tokenizer.map_err(|e| Failure::new(Exit::Usage, e.to_string()).hint("--tokenizer names a directory with tokenizer.json"))?;
     Ok(plan.tasks[0].asked.iter().map(|asked| shown(asked, tokenizer.as_ref())).collect())
 }
 
 fn shown(asked: &PlannedRequest, tokenizer: Option<&Tokenizer>) -> String {
-    let PlannedRequest { task, doc_id, group, reference, request } = asked;
+    let PlannedRequest { task, doc_id, group, reference, request, lost_tokens } = asked;
     let group = if group.is_empty() { String::new() } else { format!(", group {group}") };
     let mut text = format!("{task} {doc_id}{group}, request {}\n", request.id);
     if let RequestKind::Generate(generate) = &request.kind {
@@ -92,6 +94,9 @@ fn shown(asked: &PlannedRequest, tokenizer: Option<&Tokenizer>) -> String {
         if let Some(tokenizer) = tokenizer {
             text += &token_ids(tokenizer, &generate.prompt, generate.rules.bos);
         }
+    }
+    if *lost_tokens > 0 {
+        let _ = writeln!(text, "the harness loses the first {lost_tokens} new tokens of this batch");
     }
     let _ = writeln!(text, "reference {reference:?}");
     text

@@ -111,7 +111,8 @@ mod tests {
         let good = DataFile {
             split: "s".into(),
             path: "p".into(),
-            url: "u".into(),
+            url: None,
+            field: None,
             bytes: Some(6),
             sha256: Some("5891b5b522d5df086d0ff0b110fbd9d21bb4fc7163af34d08286a2e846f6be03".into()),
             git_blob: Some("ce013625030ba8dba906f756967f9e9ca394464a".into()),

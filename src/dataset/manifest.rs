@@ -52,8 +52,9 @@ pub struct DataFile {
     pub split: String,
     /// Path below a mirror and below the cache.
     pub path: String,
-    /// Pinned address.
-    pub url: String,
+    /// Pinned address; `None` where these bytes are offered nowhere, and a mirror alone can have them.
+    #[serde(default)]
+    pub url: Option<String>,
     /// Size, where known.
     #[serde(default)]
     pub bytes: Option<u64>,
@@ -66,6 +67,9 @@ pub struct DataFile {
     /// Number of records.
     #[serde(default)]
     pub rows: Option<u64>,
+    /// The one field this file gives, where a record's fields are lines of several files ([`Reader::Lines`]).
+    #[serde(default)]
+    pub field: Option<String>,
 }
 
 impl Manifest {
@@ -129,7 +133,7 @@ mod tests {
         for manifest in Manifest::all().expect("valid") {
             assert!(!manifest.splits().is_empty(), "{}", manifest.name);
             for file in manifest.form.iter().flat_map(|f| &f.files) {
-                assert!(file.url.starts_with("https://"), "{}", file.url);
+                assert!(file.url.as_ref().is_none_or(|url| url.starts_with("https://")), "{:?}", file.url);
                 assert!(!file.path.contains("..") && !file.path.starts_with('/'), "{}", file.path);
                 assert!(file.sha256.as_ref().is_none_or(|s| s.len() == 64) && file.git_blob.as_ref().is_none_or(|s| s.len() == 40));
             }

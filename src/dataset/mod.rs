@@ -5,6 +5,7 @@
 
 pub mod archive;
 pub mod checksum;
+mod derived;
 pub mod fetch;
 pub mod hub;
 pub mod manifest;
@@ -16,7 +17,7 @@ use std::io::ErrorKind;
 use std::path::{Path, PathBuf};
 
 /// One record of a data-set file: named fields, in file order.
-#[derive(Clone, Debug, PartialEq)]
+#[derive(Clone, Debug, Default, PartialEq)]
 pub struct Record(pub Map<String, Value>);
 
 /// Whether downloads are allowed.

@@ -125,7 +125,8 @@ impl Store {
         for form in &manifest.form {
             // Looked at again: another process may have held the lock, or another form may have brought some.
             let missing = self.missing(manifest, splits)?;
-            let files = form.files.iter().filter(|f| missing.contains(&f.split.as_str()) && self.verify(manifest, form, f).is_err());
+            let offered = form.files.iter().filter(|f| f.url.is_some() && missing.contains(&f.split.as_str()));
+            let files = offered.filter(|f| self.verify(manifest, form, f).is_err());
             let wanted = files.map(|file| Wanted {
                 of: format!("data set '{}'", manifest.name),
                 file: file.clone(),
@@ -204,6 +205,8 @@ impl Store {
         for form in &manifest.form {
             match self.records_of_form(manifest, form, split) {
                 Err(missing @ DatasetError::Missing { .. }) => first_missing = first_missing.or(Some(missing)),
+                // Another form may have it.
+                Err(DatasetError::NoSplit { .. }) => {}
                 other => return other,
             }
         }
@@ -215,12 +218,15 @@ impl Store {
         if files.is_empty() {
             return Err(DatasetError::NoSplit { dataset: manifest.name.clone(), split: split.to_owned() });
         }
-        let mut records = Vec::new();
+        let mut records: Vec<Record> = Vec::new();
         for file in files {
             let (path, content) = self.content(manifest, file)?;
             let of_file = read::records(&form.reader, &content, &path)?;
             checksum::verify_rows(&path, file, of_file.len())?;
-            records.extend(of_file);
+            match &file.field {
+                None => records.extend(of_file),
+                Some(field) => read::beside(&mut records, of_file, field, &path)?,
+            }
         }
         Ok(records)
     }
@@ -254,8 +260,20 @@ impl Store {
         Ok((path, content))
     }
 
+    /// The content of the one file of a split that holds no records.
+    ///
+    /// # Errors
+    /// As [`Store::content`]; [`DatasetError::NoSplit`].
+    pub fn whole(&self, manifest: &Manifest, split: &str) -> Result<Vec<u8>, DatasetError> {
+        let files = manifest.form.iter().flat_map(|form| &form.files);
+        let file = files.filter(|f| f.split == split).min_by_key(|f| self.locate(f).is_none());
+        let file = file.ok_or_else(|| DatasetError::NoSplit { dataset: manifest.name.clone(), split: split.to_owned() })?;
+        Ok(self.content(manifest, file)?.1)
+    }
+
     fn nowhere(&self, manifest: &Manifest, file: &DataFile) -> DatasetError {
-        DatasetError::Missing { dataset: manifest.name.clone(), file: file.path.clone(), looked: self.looked(), url: file.url.clone() }
+        let url = file.url.clone().unwrap_or_else(|| format!("nobody as a download ({} says why)", manifest.homepage));
+        DatasetError::Missing { dataset: manifest.name.clone(), file: file.path.clone(), looked: self.looked(), url }
     }
 
     fn looked(&self) -> String {

@@ -7,8 +7,11 @@
 pub mod chat;
 pub mod demo;
 pub mod endpoint;
+pub mod facts;
 pub mod llama;
 pub mod replay;
+
+pub use facts::ModelFacts;
 
 use serde::{Deserialize, Serialize};
 use sha2::{Digest, Sha256};
@@ -57,6 +60,16 @@ pub enum RequestKind {
     Generate(Generate),
     /// Log-probabilities of given continuations of one context.
     LogLikelihood(LogLikelihood),
+}
+
+impl RequestKind {
+    /// The text the model reads first: the prompt of a generation, the context of a log-likelihood.
+    pub fn text(&self) -> &str {
+        match self {
+            RequestKind::Generate(generate) => &generate.prompt,
+            RequestKind::LogLikelihood(scored) => &scored.context,
+        }
+    }
 }
 
 /// Continue `prompt` with at most `max_new_tokens` tokens.
@@ -112,7 +125,7 @@ impl Sampling {
 }
 
 /// What a protocol's harness did to token ids. Part of the request, so that every engine does the same or says that it cannot.
-#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+#[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
 pub struct TokenRules {
     /// Whether special tokens are put before the prompt.
@@ -127,6 +140,44 @@ pub struct TokenRules {
     /// Whether the decoded text goes through Hugging Face's `clean_up_tokenization_spaces`. Applied by `answer`, not by the engine.
     #[serde(default)]
     pub cleanup: Cleanup,
+    /// Whether a long prompt loses its first tokens.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub truncation: Option<Truncation>,
+    /// Whether the answer is of use without its token ids.
+    #[serde(default, skip_serializing_if = "AnswerForm::is_text")]
+    pub form: AnswerForm,
+}
+
+/// A prompt keeps its last `min(max_position_embeddings, max_length) - max_new_tokens` tokens.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct Truncation {
+    /// The harness's own limit of prompt and answer together, in tokens.
+    pub max_length: u32,
+}
+
+impl Truncation {
+    /// Prompt and answer together, for a model of so many positions.
+    pub fn length(self, max_positions: Option<u32>) -> u32 {
+        self.max_length.min(max_positions.unwrap_or(u32::MAX))
+    }
+}
+
+/// What of an answer the protocol reads.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum AnswerForm {
+    /// Its text.
+    #[default]
+    Text,
+    /// Its token ids.
+    TokenIds,
+}
+
+impl AnswerForm {
+    fn is_text(&self) -> bool {
+        *self == AnswerForm::Text
+    }
 }
 
 /// Special tokens before the prompt.
@@ -388,6 +439,11 @@ impl EngineError {
 pub trait Engine {
     /// Who answers.
     fn identity(&self) -> &Identity;
+
+    /// What it knows of its model.
+    fn facts(&self) -> ModelFacts {
+        ModelFacts::default()
+    }
 
     /// Why this engine cannot answer such a request as its protocol wants it, or `None` when it can. Asked for every kind of request of a
     /// task before the first one is served, so that a task that cannot work stops early.

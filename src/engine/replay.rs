@@ -62,8 +62,7 @@ mod tests {
     use std::{ops::ControlFlow, sync::atomic::AtomicBool};
 
     fn request(prompt: &str) -> Request {
-        let rules =
-            TokenRules { bos: Default::default(), end: Default::default(), decode: Default::default(), cleanup: Default::default() };
+        let rules = TokenRules::default();
         let (prompt, sampling) = (prompt.to_owned(), Sampling::GREEDY);
         Request::new(RequestKind::Generate(Generate {
             prompt,

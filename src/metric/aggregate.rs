@@ -31,6 +31,9 @@ fn divide(num: i128, den: i128) -> f64 {
     value / 2f64.powi(shift + 1)
 }
 
+/// 0.975 quantile of the normal distribution.
+const Z_95: f64 = 1.959_963_984_540_054;
+
 /// Half the width of the 95 % confidence interval of a mean: 1.96 standard errors (sample variance, n - 1).
 ///
 /// `None` for fewer than two values.
@@ -41,7 +44,14 @@ pub fn half_width_95(values: &[f64]) -> Option<f64> {
     }
     let mean = values.iter().sum::<f64>() / n;
     let variance = values.iter().map(|v| (v - mean).powi(2)).sum::<f64>() / (n - 1.0);
-    Some(1.959_963_984_540_054 * (variance / n).sqrt())
+    Some(Z_95 * (variance / n).sqrt())
+}
+
+/// Half the width of the 95 % confidence interval of a statistic, from its values without each document in turn (the jackknife, Tukey 1958).
+///
+/// For a mean it is the same as [`half_width_95`]. `None` for fewer than two values.
+pub fn jackknife_half_width_95(without_one: &[f64]) -> Option<f64> {
+    Some((without_one.len() as f64 - 1.0) * half_width_95(without_one)?)
 }
 
 #[cfg(test)]
@@ -63,5 +73,8 @@ mod tests {
         let half = half_width_95(&values).expect("100 values");
         assert!((half - 0.0984).abs() < 1e-3, "{half}");
         assert_eq!(half_width_95(&[1.0]), None);
+        let without_one: Vec<f64> = values.iter().map(|v| (50.0 - v) / 99.0).collect();
+        let jackknife = jackknife_half_width_95(&without_one).expect("100 values");
+        assert!((half - jackknife).abs() < 1e-12, "{half} {jackknife}");
     }
 }

@@ -3,7 +3,7 @@
 //! llm-jp-eval v1.3.0 `utils.py:187-191` with fuzzywuzzy 0.18.0 (`fuzz.py:token_sort_ratio`, `utils.py:full_process`,
 //! `string_processing.py`) on python-Levenshtein 0.21.1 (`ratio` = normalised Indel similarity).
 
-use super::{Evidence, Metric, Reference, Score, aggregate};
+use super::{Evidence, Metric, Reference, Resources, Score, aggregate};
 use crate::text::python::is_word;
 use rapidfuzz::distance::indel;
 
@@ -15,7 +15,7 @@ impl Metric for CharF1 {
         "char_f1"
     }
 
-    fn score(&self, reference: &Reference, evidence: &[Evidence]) -> Score {
+    fn score(&self, _: &Resources<'_>, reference: &Reference, evidence: &[Evidence]) -> Score {
         Score::of(match (evidence.first(), reference.texts.first()) {
             (Some(Evidence::Text(answer)), Some(gold)) => char_f1(answer, gold),
             _ => 0.0,

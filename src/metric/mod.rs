@@ -1,8 +1,14 @@
 //! Formulas: from evidence and references to scores, from scores to aggregates. No I/O and no errors: odd input has a defined score.
 
 pub mod aggregate;
+pub mod bleu;
+pub mod bootstrap;
 pub mod char_f1;
 pub mod exact_match;
+pub mod numpy_random;
+pub mod rouge;
+pub mod segment;
+pub mod tokenizer_13a;
 
 use serde::{Deserialize, Serialize};
 
@@ -37,20 +43,75 @@ impl Score {
     }
 }
 
+/// What a metric cannot do without and cannot load itself.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
+pub enum Need {
+    /// The tokenizer of the evaluated model.
+    ModelTokenizer,
+    /// nagisa's word segmentation.
+    Nagisa,
+}
+
+/// Text to the evaluated model's token ids, without special tokens.
+pub type TokenIds<'r> = &'r (dyn Fn(&str) -> Vec<u32> + Sync);
+
+/// Text to its words.
+pub type Words<'r> = &'r (dyn Fn(&str) -> Vec<String> + Sync);
+
+/// Loaded resources, for the metrics that [need](Metric::needs) them. The default has none.
+#[derive(Clone, Copy, Default)]
+pub struct Resources<'r> {
+    /// The evaluated model's tokenizer.
+    pub tokens: Option<TokenIds<'r>>,
+    /// nagisa.
+    pub segment: Option<Words<'r>>,
+}
+
 /// One way of scoring.
 pub trait Metric: Sync {
     /// Name in task files and result files.
     fn name(&self) -> &'static str;
 
+    /// What [`Metric::score`] must find in its resources. A run checks it before the first request.
+    fn needs(&self) -> &'static [Need] {
+        &[]
+    }
+
     /// Scores one document.
-    fn score(&self, reference: &Reference, evidence: &[Evidence]) -> Score;
+    ///
+    /// # Panics
+    /// When a resource that [`Metric::needs`] lists is missing: a fault of the caller.
+    fn score(&self, resources: &Resources<'_>, reference: &Reference, evidence: &[Evidence]) -> Score;
 
     /// One number from the scores of all documents, in protocol order; `None` without documents.
     fn aggregate(&self, scores: &[Score]) -> Option<f64>;
+
+    /// Half the width of the 95 % confidence interval shown beside the aggregate: that of the mean of the values, unless the metric says
+    /// otherwise. `None` for fewer than two documents.
+    fn half_width_95(&self, scores: &[Score]) -> Option<f64> {
+        aggregate::half_width_95(&scores.iter().map(|s| s.value).collect::<Vec<_>>())
+    }
+}
+
+/// The gold and the answer, each empty where there is none.
+fn texts<'t>(reference: &'t Reference, evidence: &'t [Evidence]) -> (&'t str, &'t str) {
+    let answer = match evidence.first() {
+        Some(Evidence::Text(text)) => text,
+        None => "",
+    };
+    (reference.texts.first().map_or("", String::as_str), answer)
 }
 
 /// Every metric, by name.
-pub const METRICS: [&dyn Metric; 2] = [&exact_match::ExactMatch, &char_f1::CharF1];
+pub const METRICS: [&dyn Metric; 7] = [
+    &exact_match::ExactMatch,
+    &char_f1::CharF1,
+    &rouge::Rouge::ONE,
+    &rouge::Rouge::TWO,
+    &rouge::Rouge::L,
+    &bleu::Bleu::Plain,
+    &bleu::Bleu::Nagisa,
+];
 
 /// The metric of that name.
 pub fn by_name(name: &str) -> Option<&'static dyn Metric> {

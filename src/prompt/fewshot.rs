@@ -1,8 +1,13 @@
 //! Which documents are asked, in which order, and which shots stand before each: a closed list of rules, each named after what it
 //! reproduces. Drawn over the whole split, before any limit or shard.
 
-use super::pyrandom::PyRandom;
-use crate::task::{Arrange, Task, document::Document};
+use super::{
+    fit::{self, FitError},
+    pyrandom::PyRandom,
+    requests,
+};
+use crate::engine::ModelFacts;
+use crate::task::{Arrange, Fit, Task, document::Document, load::TaskError};
 use std::sync::Arc;
 
 /// The documents of a task in the protocol's order, each with its shots in prompt order.
@@ -12,6 +17,9 @@ pub struct Drawn {
     pub documents: Vec<Document>,
     /// Shots of the document at the same position. Equal lists are one list.
     pub shots: Vec<Arc<Vec<Document>>>,
+    /// What the generator drew for the document at the same position: indices into the pool, a list a draw. Empty where shots are not drawn
+    /// for each document.
+    pub draws: Vec<Vec<Vec<usize>>>,
     /// Documents the shots could have come from (upstream's `train` file).
     pub pool: usize,
     /// Documents that are neither asked nor shown (upstream's `dev` file).
@@ -20,18 +28,33 @@ pub struct Drawn {
 
 /// Why shots cannot be drawn.
 #[derive(Debug, thiserror::Error)]
-#[error("task '{task}' needs {needed} shots, but its pool '{pool}' has {available} documents")]
-pub struct TooFewShots {
-    task: String,
-    needed: usize,
-    pool: String,
-    available: usize,
+pub enum DrawError {
+    /// The pool is too small.
+    #[error("task '{task}' needs {needed} shots, but its pool '{pool}' has {available} documents")]
+    TooFew {
+        /// Task name.
+        task: String,
+        /// Shots wanted.
+        needed: usize,
+        /// Name of the pool.
+        pool: String,
+        /// Documents in it.
+        available: usize,
+    },
+    /// A prompt cannot be rendered.
+    #[error(transparent)]
+    Task(#[from] TaskError),
+    /// A prompt cannot be fitted to the model.
+    #[error(transparent)]
+    Fit(#[from] FitError),
 }
 
 /// Names of the splits or subsets whose documents [`draw`] wants, in its order.
 pub fn splits(task: &Task) -> Vec<String> {
     match &task.file.arrange {
         Arrange::LlmJpEval { eval, shots, .. } => vec![eval.clone(), shots.clone()],
+        Arrange::JpHarness { eval, shots, .. } if eval == shots => vec![eval.clone()],
+        Arrange::JpHarness { eval, shots, .. } => vec![eval.clone(), shots.clone()],
         Arrange::LlmJpEvalJmmlu { .. } => task.file.subset.iter().map(|s| s.name.clone()).collect(),
     }
 }
@@ -39,8 +62,8 @@ pub fn splits(task: &Task) -> Vec<String> {
 /// Arranges documents and shots. `sets` are the documents of [`splits`], in that order; `count` is the number of shots.
 ///
 /// # Errors
-/// [`TooFewShots`].
-pub fn draw(task: &Task, mut sets: Vec<Vec<Document>>, count: usize) -> Result<Drawn, TooFewShots> {
+/// [`DrawError`].
+pub fn draw(task: &Task, mut sets: Vec<Vec<Document>>, count: usize, facts: &ModelFacts) -> Result<Drawn, DrawError> {
     let available: usize = sets.iter().map(Vec::len).sum();
     let (mut documents, mut pool, pool_name) = match &task.file.arrange {
         Arrange::LlmJpEval { seed, shots, .. } => {
@@ -54,19 +77,74 @@ pub fn draw(task: &Task, mut sets: Vec<Vec<Document>>, count: usize) -> Result<D
             let (documents, pool) = carve(sets, *seed, *shots_of_each);
             (documents, pool, "subsets".to_owned())
         }
+        Arrange::JpHarness { seed, fit, .. } => return jp_harness(task, sets, count, *seed, fit, facts),
     };
     let pool_size = pool.len();
     if pool_size < count {
-        return Err(TooFewShots { task: task.name.clone(), needed: count, pool: pool_name, available: pool_size });
+        return Err(DrawError::TooFew { task: task.name.clone(), needed: count, pool: pool_name, available: pool_size });
     }
     pool.truncate(count);
     let shots = Arc::new(pool);
+    number(&mut documents);
+    let shots = vec![shots; documents.len()];
+    let unused = available - documents.len() - pool_size;
+    Ok(Drawn { documents, shots, draws: Vec::new(), pool: pool_size, unused })
+}
+
+fn number(documents: &mut [Document]) {
     for (position, document) in documents.iter_mut().enumerate() {
         document.id = format!("{position:05}");
     }
-    let shots = vec![shots; documents.len()];
-    let unused = available - documents.len() - pool_size;
-    Ok(Drawn { documents, shots, pool: pool_size, unused })
+}
+
+/// JP harness `lm_eval/evaluator.py:211-255` and `lm_eval/base.py:708-741`: one stream for the order and for all draws, so a document's
+/// shots depend on every document before it.
+fn jp_harness(
+    task: &Task,
+    mut sets: Vec<Vec<Document>>,
+    count: usize,
+    seed: u64,
+    fit: &Fit,
+    facts: &ModelFacts,
+) -> Result<Drawn, DrawError> {
+    let own_pool = sets.len() == 1;
+    let mut documents = sets.swap_remove(0);
+    let pool: Vec<Document> = if own_pool { documents.clone() } else { sets.swap_remove(0) };
+    // A pool that holds the document itself gives one more, so that enough are left when that one is dropped.
+    let spare = usize::from(own_pool);
+    if count > 0 && pool.len() < count + spare {
+        return Err(DrawError::TooFew {
+            task: task.name.clone(),
+            needed: count + spare,
+            pool: splits(task).pop().unwrap_or_default(),
+            available: pool.len(),
+        });
+    }
+    let mut random = PyRandom::seeded(seed);
+    random.shuffle(&mut documents);
+    number(&mut documents);
+    let (mut shots, mut draws) = (Vec::with_capacity(documents.len()), Vec::with_capacity(documents.len()));
+    for document in &documents {
+        let mut drawn = Vec::new();
+        let chosen = loop {
+            let wanted = count.saturating_sub(drawn.len());
+            if wanted == 0 {
+                break Vec::new();
+            }
+            let indices = random.sample_indices(pool.len(), wanted + spare);
+            let others = indices.iter().map(|i| &pool[*i]).filter(|shot| !own_pool || shot.fields != document.fields);
+            let chosen: Vec<Document> = others.take(wanted).cloned().collect();
+            drawn.push(indices);
+            if *fit != Fit::FewerShots
+                || fit::fits(&requests::render(task, document, &chosen)?, &task.file.request, facts).map_err(FitError::from)?
+            {
+                break chosen;
+            }
+        };
+        shots.push(Arc::new(chosen));
+        draws.push(drawn);
+    }
+    Ok(Drawn { documents, shots, draws, pool: pool.len(), unused: 0 })
 }
 
 /// llm-jp-eval v1.3.0 `jmmlu.py:86-119`. Returns evaluated documents and the shot pool.
@@ -100,6 +178,7 @@ mod tests {
                 fields: Default::default(),
                 input: i.to_string(),
                 output: String::new(),
+                gold: String::new(),
                 subset: String::new(),
                 group: String::new(),
             })
@@ -112,7 +191,7 @@ mod tests {
 
     #[test]
     fn shots_are_the_first_of_the_shuffled_pool() {
-        let drawn = draw(&task("jcommonsenseqa"), vec![documents(3), documents(8939)], 4).expect("enough");
+        let drawn = draw(&task("jcommonsenseqa"), vec![documents(3), documents(8939)], 4, &ModelFacts::default()).expect("enough");
         let shots: Vec<&str> = drawn.shots[2].iter().map(|d| d.input.as_str()).collect();
         assert_eq!(shots, ["1011", "4986", "4239", "1005"]);
         assert_eq!(drawn.documents[2].id, "00002");
@@ -120,7 +199,8 @@ mod tests {
 
     #[test]
     fn too_small_a_pool_is_an_error() {
-        let error = draw(&task("jemhopqa"), vec![documents(3), documents(4)], 4).expect_err("int(4 * 0.9) = 3").to_string();
+        let error =
+            draw(&task("jemhopqa"), vec![documents(3), documents(4)], 4, &ModelFacts::default()).expect_err("int(4 * 0.9) = 3").to_string();
         assert_eq!(error, "task 'jemhopqa' needs 4 shots, but its pool 'train' has 3 documents");
     }
 

@@ -1,7 +1,8 @@
 //! Document and shots to requests.
 
-use crate::engine::{Generate, Request, RequestKind, Sampling, TokenRules};
-use crate::task::{RequestKindName, Task, TemplateName, document::Document, load::TaskError};
+use super::fit::{self, FitError};
+use crate::engine::{Generate, ModelFacts, Request, RequestKind, Sampling, TokenRules};
+use crate::task::{Arrange, EosStop, PenaltyFrom, RequestKindName, RequestRule, Task, TemplateName, document::Document, load::TaskError};
 use serde::Serialize;
 use sha2::{Digest, Sha256};
 
@@ -18,39 +19,96 @@ struct Shot<'d> {
     output: &'d str,
 }
 
-/// The prompt of one document.
+/// Why a document has no request.
+#[derive(Debug, thiserror::Error)]
+pub enum PromptError {
+    /// A template fails.
+    #[error(transparent)]
+    Task(#[from] TaskError),
+    /// The prompt cannot be fitted to the model.
+    #[error(transparent)]
+    Fit(#[from] FitError),
+}
+
+/// The prompt of one document, fitted to the model where the task says so.
+///
+/// # Errors
+/// [`PromptError`].
+pub fn prompt(task: &Task, document: &Document, shots: &[Document], facts: &ModelFacts) -> Result<String, PromptError> {
+    let prompt = render(task, document, shots)?;
+    match &task.file.arrange {
+        Arrange::JpHarness { fit, .. } => Ok(fit::cut_sentences(prompt, document, fit, &task.file.request, facts)?),
+        _ => Ok(prompt),
+    }
+}
+
+/// The prompt template over one document and its shots.
 ///
 /// # Errors
 /// [`TaskError::Render`].
-pub fn prompt(task: &Task, document: &Document, shots: &[Document]) -> Result<String, TaskError> {
+pub fn render(task: &Task, document: &Document, shots: &[Document]) -> Result<String, TaskError> {
     let shots = shots.iter().map(|s| Shot { input: &s.input, output: &s.output }).collect();
     task.render(TemplateName::Prompt, Context { input: &document.input, shots }, &format!("document {}", document.id))
+}
+
+/// Stop strings of a task for a model whose end token has this text.
+pub fn stops(rule: &RequestRule, eos: Option<&str>) -> Vec<String> {
+    let (first, last) = match rule.eos_stop {
+        EosStop::No => (None, None),
+        EosStop::First => (eos, None),
+        EosStop::Last => (None, eos),
+    };
+    first.into_iter().chain(rule.stop.iter().map(String::as_str)).chain(last).map(str::to_owned).collect()
 }
 
 /// The requests of one document, in the order `answer` wants their responses.
 ///
 /// # Errors
-/// [`TaskError::Render`].
-pub fn requests(task: &Task, document: &Document, shots: &[Document]) -> Result<Vec<Request>, TaskError> {
+/// [`PromptError`].
+pub fn requests(task: &Task, document: &Document, shots: &[Document], facts: &ModelFacts) -> Result<Vec<Request>, PromptError> {
     let rule = &task.file.request;
-    let prompt = prompt(task, document, shots)?;
+    let prompt = prompt(task, document, shots, facts)?;
+    let eos = facts.tokenizer.as_ref().and_then(|t| t.special_token("eos_token"));
+    let repetition_penalty = match rule.sampling.repetition_penalty_from {
+        PenaltyFrom::Task => rule.sampling.repetition_penalty,
+        PenaltyFrom::Model => facts.repetition_penalty.unwrap_or(Sampling::GREEDY.repetition_penalty),
+    };
     match rule.kind {
         RequestKindName::Generate => Ok(vec![Request::new(RequestKind::Generate(Generate {
             prompt,
             sample: 0,
             max_new_tokens: rule.max_new_tokens,
-            stop: rule.stop.clone(),
+            stop: stops(rule, eos),
             enough: rule.enough.clone(),
             sampling: Sampling {
                 temperature: rule.sampling.temperature,
                 top_k: rule.sampling.top_k,
                 top_p: rule.sampling.top_p,
-                repetition_penalty: rule.sampling.repetition_penalty,
+                repetition_penalty,
                 seed: 0,
             },
-            rules: TokenRules { bos: rule.bos, end: rule.end, decode: rule.decode, cleanup: rule.cleanup },
+            rules: TokenRules {
+                bos: rule.bos,
+                end: rule.end,
+                decode: rule.decode,
+                cleanup: rule.cleanup,
+                truncation: rule.truncation,
+                ..TokenRules::default()
+            },
         }))]),
     }
+}
+
+/// SHA-256 over texts in order, joined by a zero byte; hexadecimal. The digest rule of the goldens recorded from the JP harness.
+pub fn digest_joined<'t>(texts: impl IntoIterator<Item = &'t str>) -> String {
+    let mut hash = Sha256::new();
+    for (position, text) in texts.into_iter().enumerate() {
+        if position > 0 {
+            hash.update([0]);
+        }
+        hash.update(text.as_bytes());
+    }
+    hash.finalize().iter().map(|b| format!("{b:02x}")).collect()
 }
 
 /// SHA-256 over texts in order, each preceded by its length in bytes as 8 little-endian bytes; hexadecimal. The digest rule of
@@ -79,11 +137,12 @@ mod tests {
             fields: Default::default(),
             input: input.into(),
             output: output.into(),
+            gold: output.into(),
             subset: String::new(),
             group: String::new(),
         };
         let shots = [document("質問：一？\n\nあ", "はい"), document("質問：二？", "NO")];
-        let got = prompt(task, &document("質問：{{ 三 }}？", ""), &shots).expect("renders");
+        let got = render(task, &document("質問：{{ 三 }}？", ""), &shots).expect("renders");
         let head = "以下は、タスクを説明する指示と、文脈のある入力の組み合わせです。要求を適切に満たす応答を書きなさい。\n\n### 指示:\n";
         let rest = "\n\n### 入力:\n質問：一？\n\nあ\n\n### 応答:\nはい\n\n### 入力:\n質問：二？\n\n### 応答:\nNO\n\n### 入力:\n質問：{{ 三 }}？\n\n### 応答:\n";
         assert!(got.starts_with(head) && got.ends_with(rest), "{got}");

@@ -36,6 +36,9 @@ pub struct PlannedRequest {
     pub reference: Vec<String>,
     /// What is asked.
     pub request: Request,
+    /// New tokens that the original harness loses before it reads the answer; 0 where it loses none. What is left then depends on the answer
+    /// that was generated beside it, which is the document's second request.
+    pub lost_tokens: u32,
 }
 
 #[derive(Serialize, Deserialize)]
@@ -54,9 +57,15 @@ struct RequestLine {
     id: RequestId,
     prefix: Option<String>,
     rest: String,
+    #[serde(default, skip_serializing_if = "is_zero")]
+    lost_tokens: u32,
     /// The request less its text. A map, so that a field added to a request is stored without a change here.
     #[serde(flatten)]
     kind: Map<String, Value>,
+}
+
+fn is_zero(n: &u32) -> bool {
+    *n == 0
 }
 
 /// What tells the two kinds of lines apart.
@@ -74,7 +83,7 @@ pub(super) fn write(mut out: impl Write, planned: &[PlannedRequest]) -> io::Resu
         if let Some(id) = &prefix_id {
             jsonl::write_line(&mut out, FORMAT, &PrefixLine { prefix: id.clone(), text: prefix.to_owned() })?;
         }
-        for PlannedRequest { task, doc_id, group, reference, request } in &planned[start..start + len] {
+        for PlannedRequest { task, doc_id, group, reference, request, lost_tokens } in &planned[start..start + len] {
             let line = RequestLine {
                 task: task.clone(),
                 doc_id: doc_id.clone(),
@@ -82,7 +91,8 @@ pub(super) fn write(mut out: impl Write, planned: &[PlannedRequest]) -> io::Resu
                 reference: reference.clone(),
                 id: request.id.clone(),
                 prefix: prefix_id.clone(),
-                rest: text_of(&request.kind)[prefix.len()..].to_owned(),
+                rest: request.kind.text()[prefix.len()..].to_owned(),
+                lost_tokens: *lost_tokens,
                 kind: fields_but_text(&request.kind),
             };
             jsonl::write_line(&mut out, FORMAT, &line)?;
@@ -97,11 +107,11 @@ pub(super) fn write(mut out: impl Write, planned: &[PlannedRequest]) -> io::Resu
 /// A request joins while what all have in common stays above half of what it was: two questions may begin alike by chance, and then the
 /// common part shrinks by a little; other shots shrink it to the instruction.
 fn leading_group(planned: &[PlannedRequest]) -> (usize, &str) {
-    let first = text_of(&planned[0].request.kind);
+    let first = planned[0].request.kind.text();
     let mut shared = first;
     let mut len = 1;
     for next in &planned[1..] {
-        let common = common_prefix(shared, text_of(&next.request.kind));
+        let common = common_prefix(shared, next.request.kind.text());
         let fits = common.len() >= SHORTEST_PREFIX && (len == 1 || common.len() * 2 > shared.len());
         if !fits {
             break;
@@ -141,7 +151,7 @@ pub fn read(path: &Path) -> Result<Vec<PlannedRequest>, ResultsError> {
 
 /// The request a line stands for, or what is wrong with it.
 fn restore(line: RequestLine, prefixes: &BTreeMap<String, String>) -> Result<PlannedRequest, String> {
-    let RequestLine { task, doc_id, group, reference, id, prefix, rest, mut kind } = line;
+    let RequestLine { task, doc_id, group, reference, id, prefix, rest, lost_tokens, mut kind } = line;
     let text = match &prefix {
         None => rest,
         Some(prefix) => {
@@ -156,19 +166,11 @@ fn restore(line: RequestLine, prefixes: &BTreeMap<String, String>) -> Result<Pla
     if request.id != id {
         return Err(format!("the id {id} is not the hash of the request, which is {}", request.id));
     }
-    Ok(PlannedRequest { task, doc_id, group, reference, request })
+    Ok(PlannedRequest { task, doc_id, group, reference, request, lost_tokens })
 }
 
-/// The text that prompts share a prefix of.
-fn text_of(kind: &RequestKind) -> &str {
-    match kind {
-        RequestKind::Generate(generate) => &generate.prompt,
-        RequestKind::LogLikelihood(scored) => &scored.context,
-    }
-}
-
-/// Everything of a request but [`text_of`] it.
-fn fields_but_text(kind: &RequestKind) -> Map<String, Value> {
+/// Everything of a request but its [`RequestKind::text`].
+pub fn fields_but_text(kind: &RequestKind) -> Map<String, Value> {
     let field = match kind {
         RequestKind::Generate(_) => "prompt",
         RequestKind::LogLikelihood(_) => "context",
@@ -196,7 +198,7 @@ mod tests {
             select(vec![Decode::AfterPrompt, Decode::Alone]),
             select(vec![Cleanup::Off, Cleanup::On]),
         )
-            .prop_map(|(bos, end, decode, cleanup)| TokenRules { bos, end, decode, cleanup })
+            .prop_map(|(bos, end, decode, cleanup)| TokenRules { bos, end, decode, cleanup, ..TokenRules::default() })
     }
 
     /// Prompts with and without long common beginnings.
@@ -242,10 +244,10 @@ mod tests {
             stop: vec!["\n\n".into()],
             enough: vec![],
             sampling: Sampling::GREEDY,
-            rules: TokenRules { bos: Bos::Tokenizer, end: EndTokens::Tokenizer, decode: Decode::AfterPrompt, cleanup: Cleanup::Off },
+            rules: TokenRules::default(),
         });
         let (task, doc_id) = (task.to_owned(), format!("{doc:05}"));
-        PlannedRequest { task, doc_id, group: "stem".into(), reference: vec!["正解".into()], request: Request::new(kind) }
+        PlannedRequest { task, doc_id, group: "stem".into(), reference: vec!["正解".into()], request: Request::new(kind), lost_tokens: 0 }
     }
 
     proptest! {
@@ -257,6 +259,7 @@ mod tests {
                 group: "g".repeat(i % 2),
                 reference: vec![i.to_string(); i % 3],
                 request: Request::new(kind),
+                lost_tokens: i as u32 % 2,
             };
             let planned: Vec<PlannedRequest> = kinds.into_iter().enumerate().map(named).collect();
             prop_assert_eq!(write_and_read(&planned).1, planned);

@@ -33,6 +33,9 @@ pub const SCORES: &str = "scores.json";
 /// The table, for people.
 pub const REPORT: &str = "report.md";
 
+/// The evaluated model's tokenizer, in a run whose scoring needs its tokens; a directory.
+pub const TOKENIZER: &str = "tokenizer";
+
 /// Every file of a run, in the order they come to be.
 pub const FILES: [&str; 6] = [RUN, REQUESTS, RESPONSES, SAMPLES, SCORES, REPORT];
 
@@ -135,6 +138,11 @@ impl RunDir {
         read_json(&self.path.join(RUN), spec::FORMAT)
     }
 
+    /// Where the tokenizer is, in a run that keeps one.
+    pub fn tokenizer(&self) -> Option<PathBuf> {
+        Some(self.path.join(TOKENIZER)).filter(|path| path.is_dir())
+    }
+
     /// Reads `scores.json`.
     ///
     /// # Errors
@@ -197,6 +205,19 @@ impl RunWriter {
     /// When it cannot be written.
     pub fn write_spec(&self, spec: &RunSpec) -> Result<(), ResultsError> {
         self.write_json(RUN, spec)
+    }
+
+    /// Keeps the files of a tokenizer, once.
+    ///
+    /// # Errors
+    /// When they cannot be written.
+    pub fn write_tokenizer(&self, files: &[(&str, Vec<u8>)]) -> Result<(), ResultsError> {
+        let path = self.dir.path.join(TOKENIZER);
+        fs::create_dir_all(&path).map_err(ResultsError::io("create", &path))?;
+        for (name, content) in files.iter().filter(|(name, _)| !path.join(name).exists()) {
+            atomic::write(&path.join(name), |out| out.write_all(content))?;
+        }
+        Ok(())
     }
 
     /// Replaces `requests.jsonl`; prompts with the same shots should stand together.

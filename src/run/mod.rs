@@ -1,10 +1,13 @@
 //! The order of things. A run is [`plan`], then [`ask`], then [`score`]; this file reads as its contents page.
 
 pub mod ask;
+pub mod overrides;
 pub mod plan;
+pub mod resources;
 pub mod score;
 
 use crate::engine::Engine;
+use crate::metric::Need;
 use crate::results::{
     ResultsError,
     journal::Answers,
@@ -18,6 +21,7 @@ use crate::results::{
 use crate::task::{Task, load::Suite};
 use ask::{AskError, Asking, Event};
 use plan::Plan;
+use resources::Tools;
 use std::collections::BTreeMap;
 use std::sync::atomic::AtomicBool;
 use std::time::Instant;
@@ -83,6 +87,8 @@ pub struct Job<'j> {
     pub onlooker: &'j dyn Fn(Event<'_>),
     /// What follows the asking.
     pub then: Then,
+    /// What scoring needs.
+    pub tools: &'j Tools,
 }
 
 /// The entries of `run.json` for the tasks of a plan.
@@ -104,7 +110,7 @@ pub fn task_specs(plan: &Plan) -> Vec<TaskSpec> {
 /// # Errors
 /// [`AskError`]: a refusal or a dead engine, or an output that became unwritable.
 pub fn execute(job: Job<'_>) -> Result<Finished, AskError> {
-    let Job { plan, mut spec, writer, engine, cancel, onlooker, then } = job;
+    let Job { plan, mut spec, writer, engine, cancel, onlooker, then, tools } = job;
     ask::check(&plan.tasks, engine)?;
     let asked: Vec<PlannedRequest> = plan.tasks.iter().flat_map(|t| t.asked.iter().cloned()).collect();
     let (mut journal, recovered) = writer.journal().map_err(AskError::Recorded)?;
@@ -114,6 +120,7 @@ pub fn execute(job: Job<'_>) -> Result<Finished, AskError> {
     writer.write_requests(&asked)?;
     spec.timing.sessions.push(session.clone());
     writer.write_spec(&spec)?;
+    keep_tokenizer(plan, writer, tools)?;
 
     let result = Asking { journal: &mut journal, answers: &mut answers, cancel, onlooker }.ask(&plan.tasks, engine)?;
 
@@ -127,22 +134,34 @@ pub fn execute(job: Job<'_>) -> Result<Finished, AskError> {
         return Ok(Finished { scores: None, cancelled: result.cancelled, failed, documents, torn });
     }
     let tasks: Vec<Task> = plan.tasks.iter().map(|t| t.task.clone()).collect();
-    let scoring = Scoring { suite: &plan.suite, tasks: &tasks, spec: &spec, left_out: &plan.left_out, writer, then };
+    let scoring = Scoring { suite: &plan.suite, tasks: &tasks, spec: &spec, left_out: &plan.left_out, writer, then, tools };
     let mut finished = scoring.score(&asked, &answers)?;
     finished.torn = torn;
     Ok(finished)
+}
+
+/// A run whose scoring needs the model's tokens keeps the tokenizer, so that it can be scored again without the model.
+fn keep_tokenizer(plan: &Plan, writer: &RunWriter, tools: &Tools) -> Result<(), ResultsError> {
+    let needed = plan.tasks.iter().any(|t| resources::needs(&t.task).contains(&Need::ModelTokenizer));
+    match &tools.tokenizer {
+        Some(tokenizer) if needed => writer.write_tokenizer(tokenizer.files()),
+        _ => Ok(()),
+    }
 }
 
 /// Scores a recorded run again: no model, no data set.
 ///
 /// # Errors
 /// When a file of the run cannot be read or written.
-pub fn rescore(dir: &RunDir, suite: &Suite, tasks: &[Task], writer: &RunWriter) -> Result<Finished, ResultsError> {
+pub fn rescore(dir: &RunDir, suite: &Suite, tasks: &[Task], writer: &RunWriter, tools: &Tools) -> Result<Finished, ResultsError> {
     let spec = dir.spec()?;
     let asked = dir.requests()?;
     let recovered = dir.responses()?;
     let torn = recovered.torn.map(|t| t.to_string());
-    let scoring = Scoring { suite, tasks, spec: &spec, left_out: &BTreeMap::new(), writer, then: Then::ScoreAndLog };
+    // As when the run was made: a task that was not part of it has no metric to name.
+    let of_run = |task: &&Task| spec.tasks.iter().any(|t| t.task == task.name);
+    let tasks: Vec<Task> = tasks.iter().filter(of_run).cloned().collect();
+    let scoring = Scoring { suite, tasks: &tasks, spec: &spec, left_out: &BTreeMap::new(), writer, then: Then::ScoreAndLog, tools };
     let mut finished = scoring.score(&asked, &Answers::of(recovered.outcomes))?;
     finished.torn = torn;
     Ok(finished)
@@ -156,12 +175,13 @@ struct Scoring<'s> {
     left_out: &'s BTreeMap<String, String>,
     writer: &'s RunWriter,
     then: Then,
+    tools: &'s Tools,
 }
 
 impl Scoring<'_> {
     /// Scores every task in the suite's order, explains the columns without a number, writes `samples.jsonl` and `scores.json`.
     fn score(&self, asked: &[PlannedRequest], answers: &Answers) -> Result<Finished, ResultsError> {
-        let Scoring { suite, tasks, spec, left_out, writer, then } = *self;
+        let Scoring { suite, tasks, spec, left_out, writer, then, tools } = *self;
         let purpose = if spec.demo { Purpose::Demo } else { Purpose::Measurement };
         let mut scored: BTreeMap<&str, TaskScore> = BTreeMap::new();
         let mut samples: Vec<Sample> = Vec::new();
@@ -169,7 +189,7 @@ impl Scoring<'_> {
             let name = &requests[0].task;
             let task = tasks.iter().find(|t| t.name == *name);
             let Some((task, task_spec)) = task.zip(spec.tasks.iter().find(|t| t.task == *name)) else { continue };
-            let around = score::Circumstances { spec: task_spec, engine: &spec.engine, purpose };
+            let around = score::Circumstances { spec: task_spec, engine: &spec.engine, purpose, defects: spec.defects, tools };
             let (score, of_task) = score::score_task(task, requests, answers, around);
             scored.insert(&task.name, score);
             samples.extend(of_task);

@@ -1,14 +1,17 @@
 //! What will be asked: tasks, documents, shots, requests. Everything that can fail cheaply fails here, before the first request.
 
+use super::overrides::{self, Override};
 use crate::answer;
 use crate::dataset::Record;
-use crate::engine::{Request, RequestKind};
-use crate::prompt::{fewshot, requests};
+use crate::engine::{AnswerForm, ModelFacts, Request, RequestKind};
+use crate::prompt::{
+    fewshot::{self, Drawn},
+    fit, neighbours, requests,
+};
 use crate::results::requests::PlannedRequest;
-use crate::results::spec::{Limit, Shard};
+use crate::results::spec::{Defects, Limit, Shard};
 use crate::task::{
-    Task,
-    document::Document,
+    Defect, Task,
     load::{self, Suite, TaskError},
 };
 use serde_json::Value;
@@ -31,73 +34,10 @@ pub struct Selection {
     pub num_fewshot: Option<u32>,
     /// `--gen-kwargs`, checked.
     pub generation: Vec<Override>,
-}
-
-/// A generation setting that replaces the task file's: off-protocol.
-#[derive(Clone, Copy, Debug, PartialEq)]
-pub enum Override {
-    /// `temperature`
-    Temperature(f64),
-    /// `top_k`
-    TopK(u32),
-    /// `top_p`
-    TopP(f64),
-    /// `repetition_penalty`
-    RepetitionPenalty(f64),
-    /// `max_gen_toks` or `max_new_tokens`
-    MaxNewTokens(u32),
-    /// `seed`
-    Seed(u64),
-}
-
-impl Override {
-    /// Name in signatures and `run.json`.
-    pub fn name(&self) -> &'static str {
-        match self {
-            Override::Temperature(_) => "temperature",
-            Override::TopK(_) => "top_k",
-            Override::TopP(_) => "top_p",
-            Override::RepetitionPenalty(_) => "repetition_penalty",
-            Override::MaxNewTokens(_) => "max_new_tokens",
-            Override::Seed(_) => "seed",
-        }
-    }
-
-    /// Its value.
-    pub fn value(&self) -> Value {
-        match *self {
-            Override::Temperature(v) | Override::TopP(v) | Override::RepetitionPenalty(v) => v.into(),
-            Override::TopK(v) | Override::MaxNewTokens(v) => v.into(),
-            Override::Seed(v) => v.into(),
-        }
-    }
-
-    /// One setting of lm-eval's `--gen_kwargs`.
-    ///
-    /// # Errors
-    /// A sentence naming key, value and limit.
-    pub fn parse(key: &str, value: &str) -> Result<Self, String> {
-        let number = |low: f64, high: f64| match value.parse::<f64>() {
-            Ok(v) if v >= low && v <= high => Ok(v),
-            _ => Err(format!("{key} must be a number from {low} to {high}, not '{value}'")),
-        };
-        let whole = |low: u64, high: u64| match value.parse::<u64>() {
-            Ok(v) if v >= low && v <= high => Ok(v),
-            _ => Err(format!("{key} must be a whole number from {low} to {high}, not '{value}'")),
-        };
-        Ok(match key {
-            "temperature" => Override::Temperature(number(0.0, 100.0)?),
-            "top_p" => Override::TopP(number(1e-9, 1.0)?),
-            "top_k" => Override::TopK(whole(0, u64::from(u32::MAX))? as u32),
-            "repetition_penalty" => Override::RepetitionPenalty(number(1e-9, 100.0)?),
-            "max_gen_toks" | "max_new_tokens" => Override::MaxNewTokens(whole(1, 1 << 20)? as u32),
-            "seed" => Override::Seed(whole(0, u64::MAX)?),
-            _ => {
-                let known = "temperature, top_p, top_k, repetition_penalty, max_gen_toks, seed";
-                return Err(format!("unknown generation setting '{key}'; known: {known}"));
-            }
-        })
-    }
+    /// `--defects`.
+    pub defects: Defects,
+    /// What is known of the model.
+    pub facts: ModelFacts,
 }
 
 /// Records of a split of a data set, or why they are not at hand.
@@ -128,8 +68,16 @@ pub enum PlanError {
     #[error(transparent)]
     Task(#[from] TaskError),
     /// Fewer shots than wanted (exit code 2).
-    #[error(transparent)]
-    Shots(#[from] fewshot::TooFewShots),
+    #[error("{0}")]
+    Shots(fewshot::DrawError),
+    /// A document that the protocol cannot make a prompt of (exit code 4).
+    #[error("task '{task}': {cause}")]
+    Unfit {
+        /// Which task.
+        task: String,
+        /// What is wrong.
+        cause: fit::FitError,
+    },
     /// Data (exit code 4).
     #[error("task '{task}': {missing}")]
     Data {
@@ -197,6 +145,15 @@ pub fn select(suite: &Suite, names: &[String], tasks: &[Task]) -> Result<Vec<Tas
     Ok(chosen)
 }
 
+impl Plan {
+    /// Leaves tasks out after all.
+    pub fn leave_out(&mut self, why: &str, which: impl Fn(&Task) -> bool) {
+        for planned in self.tasks.extract_if(.., |planned| which(&planned.task)) {
+            self.left_out.insert(planned.task.name, why.to_owned());
+        }
+    }
+}
+
 /// Makes the plan. With `skip_missing`, tasks without data are left out instead of failing the plan.
 ///
 /// # Errors
@@ -232,53 +189,111 @@ fn plan_task(task: &Task, selection: &Selection, source: &Source<'_>) -> Result<
         sets.push(task.documents(&split, records)?);
     }
     let shots = selection.num_fewshot.unwrap_or(task.file.shots);
-    let drawn = fewshot::draw(task, sets, shots as usize)?;
+    let drawn = fewshot::draw(task, sets, shots as usize, &selection.facts).map_err(|e| undrawn(task, e))?;
     let mut overrides: BTreeMap<String, Value> = selection.generation.iter().map(|o| (o.name().to_owned(), o.value())).collect();
     if shots != task.file.shots {
         overrides.insert("num_fewshot".into(), shots.into());
     }
     let in_full = drawn.documents.len();
     let positions = positions(&task.name, in_full, selection)?;
-    let mut asked = Vec::with_capacity(positions.len());
-    for &position in &positions {
-        let document = &drawn.documents[position];
-        let group = if document.group.is_empty() { String::new() } else { format!("{}/{}", document.group, document.subset) };
-        for request in document_requests(task, document, &drawn.shots[position], &selection.generation)? {
-            asked.push(PlannedRequest {
-                task: task.name.clone(),
-                doc_id: document.id.clone(),
-                group: group.clone(),
-                reference: answer::reference(task, document).texts,
-                request,
-            });
-        }
-    }
+    let asking = Asking { task, drawn: &drawn, selection };
+    let asked = if asking.loses_tokens() { asking.in_batches(&positions)? } else { asking.alone(&positions)? };
     let data_sha256 = (source.digest)(&task.file.dataset);
     Ok(PlannedTask { task: task.clone(), shots, asked, documents: positions.len(), in_full, data_sha256, overrides })
 }
 
-fn document_requests(task: &Task, document: &Document, shots: &[Document], overrides: &[Override]) -> Result<Vec<Request>, TaskError> {
-    let made = requests::requests(task, document, shots)?;
-    if overrides.is_empty() {
-        return Ok(made);
+fn undrawn(task: &Task, error: fewshot::DrawError) -> PlanError {
+    match error {
+        fewshot::DrawError::Task(e) => e.into(),
+        fewshot::DrawError::Fit(cause) => PlanError::Unfit { task: task.name.clone(), cause },
+        few @ fewshot::DrawError::TooFew { .. } => PlanError::Shots(few),
     }
-    let changed = made.into_iter().map(|request| {
-        let mut kind = request.kind;
-        if let RequestKind::Generate(generate) = &mut kind {
-            for change in overrides {
-                match *change {
-                    Override::Temperature(v) => generate.sampling.temperature = v,
-                    Override::TopK(v) => generate.sampling.top_k = v,
-                    Override::TopP(v) => generate.sampling.top_p = v,
-                    Override::RepetitionPenalty(v) => generate.sampling.repetition_penalty = v,
-                    Override::MaxNewTokens(v) => generate.max_new_tokens = v,
-                    Override::Seed(v) => generate.sampling.seed = v,
+}
+
+/// From documents and shots to what is asked.
+struct Asking<'a> {
+    task: &'a Task,
+    drawn: &'a Drawn,
+    selection: &'a Selection,
+}
+
+impl Asking<'_> {
+    /// Whether the defect is to be reproduced. Without the model's tokens nobody knows whose answers it hits.
+    fn loses_tokens(&self) -> bool {
+        self.selection.defects == Defects::Faithful
+            && self.task.file.request.defects.contains(&Defect::LostTokens)
+            && self.selection.facts.tokenizer.is_some()
+    }
+
+    /// Every document by itself.
+    fn alone(&self, positions: &[usize]) -> Result<Vec<PlannedRequest>, PlanError> {
+        let mut asked = Vec::with_capacity(positions.len());
+        for &position in positions {
+            asked.extend(self.requests(position)?.into_iter().map(|request| self.planned(position, request, 0)));
+        }
+        Ok(asked)
+    }
+
+    /// [`Defect::LostTokens`]: whom it hits is decided by the prompts of the whole set. A document it hits is asked without stop strings, for
+    /// token ids, and so is the one beside it, whose length decides what is left of both.
+    fn in_batches(&self, positions: &[usize]) -> Result<Vec<PlannedRequest>, PlanError> {
+        let Some(tokenizer) = &self.selection.facts.tokenizer else { return self.alone(positions) };
+        let all: Vec<Vec<Request>> = (0..self.drawn.documents.len()).map(|at| self.requests(at)).collect::<Result<_, _>>()?;
+        let prompts: Vec<&str> = all.iter().map(|made| made.first().map_or("", |r| r.kind.text())).collect();
+        let counts = prompts.iter().map(|p| fit::count(tokenizer, p).map_err(|e| self.unfit(e.into()))).collect::<Result<Vec<_>, _>>()?;
+        let batches = neighbours::batches(&prompts, &counts);
+        let room = fit::prompt_length(&self.task.file.request, &self.selection.facts);
+        let mut asked = Vec::with_capacity(positions.len());
+        for &position in positions {
+            let lost = batches[position].padded.saturating_sub(room);
+            let made = |at: usize| all[at].iter().cloned();
+            if lost == 0 {
+                asked.extend(made(position).map(|request| self.planned(position, request, 0)));
+            } else {
+                let beside = batches[position].partner.into_iter();
+                for at in [position].into_iter().chain(beside) {
+                    asked.extend(made(at).map(|request| self.planned(position, to_the_end(request), lost as u32)));
                 }
             }
         }
-        Request::new(kind)
-    });
-    Ok(changed.collect())
+        Ok(asked)
+    }
+
+    fn planned(&self, position: usize, request: Request, lost_tokens: u32) -> PlannedRequest {
+        let document = &self.drawn.documents[position];
+        let group = if document.group.is_empty() { String::new() } else { format!("{}/{}", document.group, document.subset) };
+        PlannedRequest {
+            task: self.task.name.clone(),
+            doc_id: document.id.clone(),
+            group,
+            reference: answer::reference(self.task, document).texts,
+            request,
+            lost_tokens,
+        }
+    }
+
+    fn requests(&self, position: usize) -> Result<Vec<Request>, PlanError> {
+        let (document, shots) = (&self.drawn.documents[position], &self.drawn.shots[position]);
+        let made = requests::requests(self.task, document, shots, &self.selection.facts).map_err(|e| match e {
+            requests::PromptError::Task(e) => e.into(),
+            requests::PromptError::Fit(e) => self.unfit(e),
+        })?;
+        Ok(made.into_iter().map(|request| overrides::apply(request, &self.selection.generation)).collect())
+    }
+
+    fn unfit(&self, cause: fit::FitError) -> PlanError {
+        PlanError::Unfit { task: self.task.name.clone(), cause }
+    }
+}
+
+/// The same request, answered up to the end token or the limit, whatever stop string comes.
+fn to_the_end(request: Request) -> Request {
+    let mut kind = request.kind;
+    if let RequestKind::Generate(generate) = &mut kind {
+        generate.stop.clear();
+        generate.rules.form = AnswerForm::TokenIds;
+    }
+    Request::new(kind)
 }
 
 /// Positions that are asked: `--samples`, else every position; then `--limit`, then `--shard`.
@@ -323,7 +338,17 @@ mod tests {
     fn selection() -> Selection {
         let suite = load::suite("ja").expect("embedded");
         let tasks = select(&suite, &["jemhopqa".into()], &load::embedded().expect("valid")).expect("known");
-        Selection { suite, tasks, limit: None, samples: BTreeMap::new(), shard: None, num_fewshot: None, generation: vec![] }
+        Selection {
+            suite,
+            tasks,
+            limit: None,
+            samples: BTreeMap::new(),
+            shard: None,
+            num_fewshot: None,
+            generation: vec![],
+            defects: Defects::Faithful,
+            facts: ModelFacts::default(),
+        }
     }
 
     fn planned(selection: &Selection) -> PlannedTask {
@@ -370,18 +395,6 @@ mod tests {
     }
 
     #[test]
-    fn wrong_settings_name_key_value_and_limit() {
-        for (key, value, expected) in [
-            ("temperature", "hot", "'hot'"),
-            ("top_p", "0", "from 0.000000001 to 1"),
-            ("max_gen_toks", "0", "from 1"),
-            ("beams", "3", "unknown generation setting 'beams'"),
-        ] {
-            assert!(Override::parse(key, value).expect_err(key).contains(expected), "{key}");
-        }
-    }
-
-    #[test]
     fn missing_data_fails_or_is_left_out() {
         let records = |_: &str, _: &str| Err(Missing { message: "file x is missing".into(), hint: None });
         let source = Source { records: &records, digest: &|_| "d".into() };
@@ -407,6 +420,6 @@ mod tests {
         let tasks = load::embedded().expect("valid");
         let chosen = select(&suite, &["jmmlu".into(), "jemhopqa".into(), "jmmlu".into()], &tasks).expect("known");
         assert_eq!(chosen.iter().map(|t| t.name.as_str()).collect::<Vec<_>>(), ["jemhopqa", "jmmlu"]);
-        assert_eq!(select(&suite, &[], &tasks).expect("all").len(), 5);
+        assert_eq!(select(&suite, &[], &tasks).expect("all").len(), suite.columns.iter().filter(|c| c.task.is_some()).count());
     }
 }

@@ -1,22 +1,25 @@
 //! Everything right of the journal: answers, scores, aggregates. A function of the run directory's content that can be repeated at will.
 
-use crate::answer::{self, Answer};
-use crate::engine::{EndTokens, Identity, Note, Output, RequestKind};
-use crate::metric::{self, Evidence, Metric, Reference, Score, aggregate};
+use super::resources::Tools;
+use crate::answer::{self, Answer, lost_tokens};
+use crate::engine::{EndTokens, Generate, Generated, Identity, Note, Output, Request, RequestKind};
+use crate::metric::{self, Evidence, Metric, Reference, Resources, Score};
+use crate::prompt::requests::stops;
 use crate::results::{
     journal::Answers,
     requests::PlannedRequest,
     samples::Sample,
     scores::{GroupScore, TaskScore},
     signature::{Coverage, Parts, Purpose, signature},
-    spec::TaskSpec,
+    spec::{Defects, TaskSpec},
 };
 use crate::task::{Task, load::PROTOCOL};
+use rayon::prelude::*;
 use sha2::{Digest, Sha256};
 use std::collections::{BTreeMap, BTreeSet};
 
 /// What the score of a task depends on besides its answers.
-#[derive(Clone, Copy, Debug)]
+#[derive(Clone, Copy)]
 pub struct Circumstances<'c> {
     /// The task's entry in `run.json`.
     pub spec: &'c TaskSpec,
@@ -24,6 +27,10 @@ pub struct Circumstances<'c> {
     pub engine: &'c Identity,
     /// Whether the numbers mean anything.
     pub purpose: Purpose,
+    /// What is done about upstream defects.
+    pub defects: Defects,
+    /// Tokenizer, segmenter.
+    pub tools: &'c Tools,
 }
 
 /// Scores one task. `asked` are its requests in protocol order, those of one document together.
@@ -31,8 +38,12 @@ pub fn score_task(task: &Task, asked: &[PlannedRequest], answers: &Answers, arou
     let metrics: Vec<&'static dyn Metric> = task.file.metrics.iter().filter_map(|name| metric::by_name(name)).collect();
     let mut samples = Vec::new();
     let mut scores: BTreeMap<&str, Vec<Score>> = BTreeMap::new();
-    for document in asked.chunk_by(|a, b| a.doc_id == b.doc_id) {
-        let (sample, of_document) = score_document(task, document, answers, &metrics);
+    let documents: Vec<&[PlannedRequest]> = asked.chunk_by(|a, b| a.doc_id == b.doc_id).collect();
+    // Word segmentation takes long enough to be worth every core; the order stays.
+    let scored: Vec<(Sample, Vec<Score>)> = around.tools.with(|resources| {
+        documents.par_iter().map(|document| score_document(task, document, answers, &metrics, around.tools, resources)).collect()
+    });
+    for (sample, of_document) in scored {
         for (metric, score) in metrics.iter().zip(of_document) {
             scores.entry(metric.name()).or_default().push(score);
         }
@@ -43,46 +54,77 @@ pub fn score_task(task: &Task, asked: &[PlannedRequest], answers: &Answers, arou
 }
 
 /// One document: its sample and its scores, one a metric. A failed request has the score of an empty answer, and is marked.
-fn score_document(task: &Task, document: &[PlannedRequest], answers: &Answers, metrics: &[&'static dyn Metric]) -> (Sample, Vec<Score>) {
+fn score_document(
+    task: &Task,
+    document: &[PlannedRequest],
+    answers: &Answers,
+    metrics: &[&'static dyn Metric],
+    tools: &Tools,
+    resources: &Resources<'_>,
+) -> (Sample, Vec<Score>) {
     let PlannedRequest { doc_id, group, reference, request, .. } = &document[0];
     let reference = Reference { texts: reference.clone() };
-    let response = answers.responses.get(&request.id);
-    let (text, notes, answer) = match (&request.kind, response.map(|r| &r.output)) {
-        (RequestKind::Generate(asked), Some(Output::Generated(generated))) => {
-            let Answer::Text(answer) = answer::extract(task, &answer::decoded(asked, generated));
-            (Some(generated.text.clone()), generated.notes.clone(), Some(answer))
-        }
-        _ => (None, Vec::new(), None),
+    let response = generated(answers, request);
+    let decoded = match &request.kind {
+        RequestKind::Generate(asked) => decoded(task, asked, document, answers, tools),
+        RequestKind::LogLikelihood(_) => None,
     };
-    let failure = match (&answer, answers.failures.get(&request.id)) {
-        (Some(_), _) => None,
-        (None, Some(failure)) => Some(failure.message.clone()),
-        (None, None) => Some("not asked yet".to_owned()),
+    let answer = decoded.map(|text| {
+        let Answer::Text(answer) = answer::extract(task, &text);
+        answer
+    });
+    let failure = match &answer {
+        Some(_) => None,
+        None => Some(
+            document.iter().find_map(|asked| answers.failures.get(&asked.request.id)).map_or("not asked yet", |f| &f.message).to_owned(),
+        ),
     };
     let evidence: Vec<Evidence> = answer.iter().cloned().map(Evidence::Text).collect();
-    let scores: Vec<Score> = metrics.iter().map(|m| m.score(&reference, &evidence)).collect();
+    let scores: Vec<Score> = metrics.iter().map(|m| m.score(resources, &reference, &evidence)).collect();
     let sample = Sample {
         task: task.name.clone(),
         doc_id: doc_id.clone(),
         group: (!group.is_empty()).then(|| group.clone()),
         request: request.id.clone(),
         prompt_sha256: prompt_sha256(&request.kind),
-        response: text,
+        response: response.map(|r| r.text.clone()),
         answer,
         reference: reference.texts,
         scores: metrics.iter().zip(&scores).map(|(m, s)| (m.name().to_owned(), s.value)).collect(),
         failure,
-        notes,
+        notes: response.map(|r| r.notes.clone()).unwrap_or_default(),
     };
     (sample, scores)
 }
 
-fn prompt_sha256(kind: &RequestKind) -> String {
-    let text = match kind {
-        RequestKind::Generate(generate) => &generate.prompt,
-        RequestKind::LogLikelihood(scored) => &scored.context,
+fn generated<'a>(answers: &'a Answers, request: &Request) -> Option<&'a Generated> {
+    match answers.responses.get(&request.id).map(|r| &r.output) {
+        Some(Output::Generated(generated)) => Some(generated),
+        _ => None,
+    }
+}
+
+/// The text the protocol's harness had; `None` where an answer that it depends on is not there.
+fn decoded(task: &Task, asked: &Generate, document: &[PlannedRequest], answers: &Answers, tools: &Tools) -> Option<String> {
+    let own = generated(answers, &document[0].request)?;
+    if document[0].lost_tokens == 0 {
+        return Some(answer::decoded(asked, own));
+    }
+    let tokenizer = tools.tokenizer.as_deref()?;
+    let filler = tokenizer.eos_id()?;
+    let ids = own.token_ids.as_deref()?;
+    let beside = match document.get(1) {
+        Some(beside) => Some(generated(answers, &beside.request)?.token_ids.as_deref()?),
+        None => None,
     };
-    Sha256::digest(text).iter().map(|b| format!("{b:02x}")).collect()
+    let stops = stops(&task.file.request, tokenizer.special_token("eos_token"));
+    let batch = lost_tokens::Batch { own: ids, beside, max_new: asked.max_new_tokens as usize, filler };
+    let text = lost_tokens::rest(ids, batch.new_tokens(&stops, tokenizer), document[0].lost_tokens as usize, filler, tokenizer);
+    Some(answer::cleaned_and_cut(&text, asked.rules.cleanup, &stops))
+}
+
+fn prompt_sha256(kind: &RequestKind) -> String {
+    Sha256::digest(kind.text()).iter().map(|b| format!("{b:02x}")).collect()
 }
 
 fn aggregate_task(task: &Task, samples: &[Sample], scores: &BTreeMap<&str, Vec<Score>>, around: Circumstances<'_>) -> TaskScore {
@@ -103,7 +145,7 @@ fn aggregate_task(task: &Task, samples: &[Sample], scores: &BTreeMap<&str, Vec<S
         n,
         documents_in_full: Some(around.spec.documents_in_full),
         failed: samples.iter().filter(|s| s.failure.is_some()).count() as u64,
-        half_width_95: aggregate::half_width_95(&of_headline.iter().map(|s| s.value).collect::<Vec<_>>()),
+        half_width_95: headline.half_width_95(of_headline),
         others: others.collect(),
         groups: groups(headline, samples, of_headline),
         signature: sign(task, n, &departures, around),
@@ -124,8 +166,7 @@ fn sign(task: &Task, n: u64, departures: &[String], around: Circumstances<'_>) -
         data_sha256: &around.spec.data_sha256,
         engine: around.engine,
         protocol_dtype: &task.file.dtype,
-        // None of the tasks of this version has an upstream defect.
-        defects: None,
+        defects: (!task.file.request.defects.is_empty()).then_some(around.defects),
         coverage: if n < around.spec.documents_in_full { Coverage::Partial } else { Coverage::Full },
         off_protocol: departures,
         purpose: around.purpose,

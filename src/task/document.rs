@@ -16,8 +16,10 @@ pub struct Document {
     pub fields: Map<String, Value>,
     /// Question part of the prompt.
     pub input: String,
-    /// The gold as a shot shows it. The reference of scoring is made from it by `answer`.
+    /// The gold as a shot shows it.
     pub output: String,
+    /// The gold an answer is compared with; `answer` makes the reference of scoring from it.
+    pub gold: String,
     /// Subset the record belongs to; empty without subsets.
     pub subset: String,
     /// Group the document is counted in; empty without groups.
@@ -56,10 +58,11 @@ impl Task {
         }
         let render = |template| self.render(template, &fields, what);
         let (input, output) = (render(TemplateName::Input)?, render(TemplateName::Output)?);
+        let gold = if self.file.document.gold.is_some() { render(TemplateName::Gold)? } else { output.clone() };
         let subset = fields.get("subject").and_then(Value::as_str).unwrap_or_default().to_owned();
         let group = self.file.subset.iter().find(|s| s.name == subset).map(|s| s.group.clone()).unwrap_or_default();
         let subset = if self.file.subset.is_empty() { String::new() } else { subset };
-        Ok(Document { id: String::new(), row: 0, fields, input, output, subset, group })
+        Ok(Document { id: String::new(), row: 0, fields, input, output, gold, subset, group })
     }
 }
 

@@ -244,7 +244,7 @@ mod tests {
         for (from, to, expected) in [
             ("headline", "headlines", "unknown field `headlines`"),
             ("\"nfkc\"]\nmetrics", "\"nfkd\"]\nmetrics", "unknown variant `nfkd`"),
-            ("headline = \"char_f1\"", "headline = \"bleu\"", "unknown metric 'bleu'"),
+            ("headline = \"char_f1\"", "headline = \"meteor\"", "unknown metric 'meteor'"),
             ("headline = \"char_f1\"", "headline = 3", "invalid type"),
             ("max_new_tokens = 15", "max_new_tokens = 0", "at least 1"),
             ("max_new_tokens = 15", "max_new_tokens = -1", "invalid value"),

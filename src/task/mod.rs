@@ -5,7 +5,7 @@
 pub mod document;
 pub mod load;
 
-use crate::engine::{Bos, Cleanup, Decode, EndTokens, Sampling};
+use crate::engine::{Bos, Cleanup, Decode, EndTokens, Sampling, Truncation};
 use load::TaskError;
 use minijinja::{Environment, UndefinedBehavior};
 use serde::{Deserialize, Serialize};
@@ -32,17 +32,20 @@ pub enum TemplateName {
     Input,
     /// `document.output`.
     Output,
+    /// `document.gold`.
+    Gold,
     /// `prompt`.
     Prompt,
 }
 
 impl TemplateName {
-    const ALL: [TemplateName; 3] = [TemplateName::Input, TemplateName::Output, TemplateName::Prompt];
+    const ALL: [TemplateName; 4] = [TemplateName::Input, TemplateName::Output, TemplateName::Gold, TemplateName::Prompt];
 
     fn key(self) -> &'static str {
         match self {
             TemplateName::Input => "input",
             TemplateName::Output => "output",
+            TemplateName::Gold => "gold",
             TemplateName::Prompt => "prompt",
         }
     }
@@ -51,6 +54,7 @@ impl TemplateName {
         match self {
             TemplateName::Input => &file.document.input,
             TemplateName::Output => &file.document.output,
+            TemplateName::Gold => file.document.gold.as_deref().unwrap_or(&file.document.output),
             TemplateName::Prompt => &file.prompt,
         }
     }
@@ -141,6 +145,50 @@ pub enum Arrange {
         /// Records that DEV and TEST each give to the shot pool.
         shots_of_each: usize,
     },
+    /// JP Language Model Evaluation Harness (`lm_eval/evaluator.py:211-255`, `base.py:690-741`): one generator shuffles the evaluated
+    /// documents, then draws every document's shots from the unshuffled pool. Where the pool is the evaluated split itself, one shot more is
+    /// drawn and what equals the document is dropped.
+    JpHarness {
+        /// Split that is evaluated.
+        eval: String,
+        /// Split the shots come from.
+        shots: String,
+        /// Seed of CPython's generator.
+        seed: u64,
+        /// What happens to a prompt that is too long for the model.
+        #[serde(default)]
+        fit: Fit,
+    },
+}
+
+impl Arrange {
+    /// Whether prompts depend on how many tokens the evaluated model makes of them.
+    pub fn counts_tokens(&self) -> bool {
+        matches!(self, Arrange::JpHarness { fit: Fit::FewerShots | Fit::CutSentences { .. }, .. })
+    }
+}
+
+/// What a task of the JP harness does to a prompt that is too long. The limits are those of [`Truncation`] and `max_new_tokens`.
+#[derive(Clone, Debug, Default, PartialEq, Deserialize)]
+#[serde(tag = "rule", rename_all = "snake_case", deny_unknown_fields)]
+pub enum Fit {
+    /// Nothing here; the engine cuts tokens on the left.
+    #[default]
+    Nothing,
+    /// `tasks/ja/mgsm.py:46-61`: shots are drawn again, one fewer each time, until the prompt leaves room for the answer.
+    FewerShots,
+    /// `tasks/ja/xlsum_ja.py:88-141`: the text of every shot and of the question is cut at the end of a sentence to an equal part of the
+    /// tokens that the expected answer and `reserve` leave.
+    CutSentences {
+        /// What every text begins with.
+        begin: String,
+        /// What follows every text.
+        end: String,
+        /// What ends a sentence.
+        sentence_end: String,
+        /// Tokens kept free beside those of the expected answer.
+        reserve: usize,
+    },
 }
 
 /// Record to document.
@@ -151,7 +199,10 @@ pub struct DocumentRule {
     pub input: String,
     /// Template of the gold as a shot shows it, over the record's fields.
     pub output: String,
-    /// Steps from `output` to the reference an answer is compared with.
+    /// Template of the text an answer is compared with, where that is not `output`.
+    #[serde(default)]
+    pub gold: Option<String>,
+    /// Steps from the gold to the reference an answer is compared with.
     #[serde(default)]
     pub reference: Vec<Step>,
     /// Records whose `output` is exactly this are dropped before anything else happens.
@@ -173,6 +224,9 @@ pub struct RequestRule {
     /// Stop strings of the protocol.
     #[serde(default)]
     pub stop: Vec<String>,
+    /// Where the text of the model's end token stands among the stop strings.
+    #[serde(default)]
+    pub eos_stop: EosStop,
     /// Strings after which the answer steps ignore everything.
     #[serde(default)]
     pub enough: Vec<String>,
@@ -191,6 +245,45 @@ pub struct RequestRule {
     /// See [`crate::engine::TokenRules`].
     #[serde(default)]
     pub cleanup: Cleanup,
+    /// See [`crate::engine::TokenRules`].
+    #[serde(default)]
+    pub truncation: Option<Truncation>,
+    /// Upstream defects that `--defects faithful` reproduces.
+    #[serde(default)]
+    pub defects: Vec<Defect>,
+}
+
+/// Where the text of the model's end token stands among the stop strings; the order decides nothing, but the record shows it.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum EosStop {
+    /// It is no stop string.
+    #[default]
+    No,
+    /// Before all others.
+    First,
+    /// After all others.
+    Last,
+}
+
+/// An upstream defect that changes answers.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum Defect {
+    /// JP harness `models/huggingface.py:509-532` with `utils.py:124-141`: prompts are answered in pairs of neighbours by length; where the
+    /// longer prompt was cut, as many new tokens of both answers are lost as tokens were cut.
+    LostTokens,
+}
+
+/// Who sets the repetition penalty.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum PenaltyFrom {
+    /// The task file.
+    #[default]
+    Task,
+    /// The model's generation_config.json: the harness passes none, and `generate()` then takes the model's.
+    Model,
 }
 
 /// Kind of request a task makes.
@@ -213,12 +306,14 @@ pub struct SamplingRule {
     pub top_p: f64,
     /// 1 is off.
     pub repetition_penalty: f64,
+    /// Who sets it.
+    pub repetition_penalty_from: PenaltyFrom,
 }
 
 impl Default for SamplingRule {
     fn default() -> Self {
         let Sampling { temperature, top_k, top_p, repetition_penalty, .. } = Sampling::GREEDY;
-        SamplingRule { temperature, top_k, top_p, repetition_penalty }
+        SamplingRule { temperature, top_k, top_p, repetition_penalty, repetition_penalty_from: PenaltyFrom::Task }
     }
 }
 
@@ -240,4 +335,6 @@ pub enum Step {
     BeforeBlankLine,
     /// Unicode normalisation form KC.
     Nfkc,
+    /// The last number of the text as the digits of an integer, or `[invalid]`.
+    LastNumber,
 }

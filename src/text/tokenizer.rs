@@ -3,6 +3,7 @@
 use serde_json::Value;
 use sha2::{Digest, Sha256};
 use std::path::{Path, PathBuf};
+use std::sync::Arc;
 
 /// Why there is no tokenizer.
 #[derive(Debug, thiserror::Error)]
@@ -55,6 +56,7 @@ pub struct Tokenizer {
     /// `chat_template.jinja`.
     chat_template: Option<String>,
     sha256: String,
+    files: Arc<Vec<(&'static str, Vec<u8>)>>,
 }
 
 impl Tokenizer {
@@ -105,7 +107,19 @@ impl Tokenizer {
             special_tokens: parse("special_tokens_map.json", special_tokens)?,
             chat_template: None,
             sha256: Sha256::digest(tokenizer).iter().map(|b| format!("{b:02x}")).collect(),
+            files: Arc::new(
+                [("tokenizer.json", Some(tokenizer)), ("tokenizer_config.json", config), ("special_tokens_map.json", special_tokens)]
+                    .into_iter()
+                    .filter_map(|(name, bytes)| Some((name, bytes?.to_vec())))
+                    .collect(),
+            ),
         })
+    }
+
+    /// Names and contents of the files it was made of, less the chat template's: [`Tokenizer::from_dir`] of a directory that holds them gives
+    /// the same tokenizer.
+    pub fn files(&self) -> &[(&'static str, Vec<u8>)] {
+        &self.files
     }
 
     /// Token ids of a text.
@@ -120,6 +134,16 @@ impl Tokenizer {
     /// Text of token ids; bytes that are no UTF-8 become U+FFFD, ids beyond the vocabulary vanish.
     pub fn decode(&self, ids: &[u32], specials: Specials) -> String {
         self.inner.decode(ids, specials == Specials::Skip).unwrap_or_default()
+    }
+
+    /// Names of the tokens of a text, as they stand in the vocabulary (byte-level ones look strange), without special tokens.
+    ///
+    /// # Errors
+    /// [`TokenizerError::Encode`].
+    pub fn tokens(&self, text: &str) -> Result<Vec<String>, TokenizerError> {
+        // The fast form leaves names out.
+        let encoding = self.inner.encode(text, false).map_err(|e| TokenizerError::Encode(e.to_string()))?;
+        Ok(encoding.get_tokens().to_vec())
     }
 
     /// The id of a token's text.

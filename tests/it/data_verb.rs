@@ -62,7 +62,7 @@ fn serve(mirror: PathBuf) -> Server {
         .unwrap()
         .iter()
         .flat_map(|manifest| manifest.form.iter().flat_map(|form| &form.files))
-        .map(|file| (file.url.splitn(4, '/').nth(3).unwrap().to_owned(), mirror.join(&file.path)))
+        .filter_map(|file| Some((file.url.as_ref()?.splitn(4, '/').nth(3).unwrap().to_owned(), mirror.join(&file.path))))
         .collect();
     Server::start(move |asked, _| {
         let path = files.iter().find(|(url, _)| asked.path[1..] == **url).map(|(_, path)| path);

@@ -12,8 +12,7 @@ use swallow_eval::{
         report::{Format, ReportArgs, run},
     },
     engine::{
-        Bos, Cleanup, Decode, EndTokens, Finish, Generate, Generated, Identity, Outcome, Output, Request, RequestFailure, RequestKind,
-        Response, Sampling, TokenRules,
+        Finish, Generate, Generated, Identity, Outcome, Output, Request, RequestFailure, RequestKind, Response, Sampling, TokenRules,
     },
     results::{
         ResultsError,
@@ -69,7 +68,7 @@ fn planned(doc: usize) -> PlannedRequest {
         stop: vec!["\n\n".into()],
         enough: vec![],
         sampling: Sampling::GREEDY,
-        rules: TokenRules { bos: Bos::Tokenizer, end: EndTokens::Tokenizer, decode: Decode::AfterPrompt, cleanup: Cleanup::Off },
+        rules: TokenRules::default(),
     });
     PlannedRequest {
         task: "jemhopqa".into(),
@@ -77,6 +76,7 @@ fn planned(doc: usize) -> PlannedRequest {
         group: String::new(),
         reference: vec!["YES".into()],
         request: Request::new(kind),
+        lost_tokens: 0,
     }
 }
 

@@ -247,7 +247,7 @@ pub(super) fn all(wanted: Vec<Wanted>, source: &Source, _lock: &CacheLock, progr
     if wanted.is_empty() {
         return Ok(());
     }
-    let addressed = wanted.into_iter().map(|w| Ok((address(&w.file.url, source.base_url.as_deref())?, w)));
+    let addressed = wanted.into_iter().map(|w| Ok((address(w.file.url.as_deref().unwrap_or_default(), source.base_url.as_deref())?, w)));
     let addressed = addressed.collect::<Result<Vec<(Url, Wanted)>, DatasetError>>()?;
     let client = build(client(addressed.iter().all(|(url, _)| is_loopback(url)), source.patience))?;
     runtime()?.block_on(async {

@@ -279,7 +279,8 @@ impl Snapshot<'_> {
         let file = DataFile {
             split: String::new(),
             path: name.to_owned(),
-            url: self.hub.url(self.id, self.commit, name),
+            url: Some(self.hub.url(self.id, self.commit, name)),
+            field: None,
             bytes: *bytes,
             sha256: is_hex(tag, 64).then(|| tag.clone()),
             git_blob: is_hex(tag, 40).then(|| tag.clone()),

@@ -1,12 +1,12 @@
-//! Comma-separated values as Python's `csv.reader` sees them (Excel dialect), without heading.
+//! Comma- and tab-separated values as Python's `csv.reader` sees them (Excel dialect), without heading.
 
 use super::{Broken, Record};
 use serde_json::{Map, Value};
 
 /// Rows with exactly the named columns. One leading byte-order mark is dropped, by the `csv` crate itself; a second one is content, as to
 /// Python's `utf-8-sig`.
-pub(super) fn records(content: &[u8], columns: &[String]) -> Result<Vec<Record>, Broken> {
-    let mut reader = csv::ReaderBuilder::new().has_headers(false).flexible(true).from_reader(content);
+pub(super) fn records(content: &[u8], columns: &[String], delimiter: u8) -> Result<Vec<Record>, Broken> {
+    let mut reader = csv::ReaderBuilder::new().delimiter(delimiter).has_headers(false).flexible(true).from_reader(content);
     let mut records = Vec::new();
     for (index, row) in reader.records().enumerate() {
         let row = row.map_err(|e| Broken::at(format!("record {index}"), e))?;
@@ -27,7 +27,7 @@ mod tests {
 
     fn cells(content: &[u8]) -> Vec<Vec<String>> {
         let columns = ["a".to_owned(), "b".to_owned()];
-        let records = records(content, &columns).expect("well-formed");
+        let records = records(content, &columns, b',').expect("well-formed");
         records.iter().map(|r| r.0.values().map(|v| v.as_str().expect("text").to_owned()).collect()).collect()
     }
 
@@ -44,7 +44,7 @@ mod tests {
     #[test]
     fn a_row_of_another_width_is_named() {
         let columns = ["a".to_owned(), "b".to_owned()];
-        assert_eq!(records(b"1,2\n1,2,3\n", &columns).expect_err("three"), Broken::at("line 2", "2 columns are expected, not 3"));
-        assert!(records(b"1,\xff\n", &columns).is_err());
+        assert_eq!(records(b"1,2\n1,2,3\n", &columns, b',').expect_err("three"), Broken::at("line 2", "2 columns are expected, not 3"));
+        assert!(records(b"1,\xff\n", &columns, b',').is_err());
     }
 }

@@ -2,6 +2,8 @@
 
 mod csv;
 mod json;
+mod lines;
+mod parquet;
 mod xml;
 
 use super::{DatasetError, Record};
@@ -23,6 +25,17 @@ pub enum Reader {
         /// Names of the columns.
         columns: Vec<String>,
     },
+    /// Tab-separated values without heading, as Python's `csv.reader(delimiter="\t")` sees them: a quotation mark still quotes.
+    Tsv {
+        /// Names of the columns.
+        columns: Vec<String>,
+    },
+    /// A value a line, without its line feed. Files of one split stand beside each other: each gives one field of the records.
+    Lines,
+    /// Apache Parquet, columns of plain types.
+    Parquet,
+    /// No records: a file that something else reads as a whole.
+    Whole,
     /// Elements of one name to records. Text is kept as it is, an empty element is the empty text.
     Xml {
         /// Name of the element that is a record.
@@ -68,10 +81,32 @@ pub fn records(reader: &Reader, content: &[u8], path: &Path) -> Result<Vec<Recor
         Reader::Json => json::array(content),
         Reader::Jsonl => json::lines(content),
         Reader::Squad => json::squad(content),
-        Reader::Csv { columns } => csv::records(content, columns),
+        Reader::Csv { columns } => csv::records(content, columns, b','),
+        Reader::Tsv { columns } => csv::records(content, columns, b'\t'),
+        Reader::Lines => lines::records(content),
+        Reader::Parquet => parquet::records(content),
+        Reader::Whole => Err(Broken::at("the whole file", "it holds no records")),
         Reader::Xml { record, id, text, list } => xml::records(content, &xml::Shape { record, id, text, list }),
     };
     records.map_err(|Broken { place, cause }| DatasetError::Format { path: path.to_owned(), place, cause })
+}
+
+/// Puts the values of [`Reader::Lines`] into records under the name of their field; the first file makes the records.
+///
+/// # Errors
+/// [`DatasetError::Format`] when the files have not as many lines.
+pub fn beside(records: &mut Vec<Record>, of_file: Vec<Record>, field: &str, path: &Path) -> Result<(), DatasetError> {
+    if records.is_empty() {
+        records.resize_with(of_file.len(), Record::default);
+    }
+    if records.len() != of_file.len() {
+        let cause = format!("{} lines, but the file before it has {}", of_file.len(), records.len());
+        return Err(DatasetError::Format { path: path.to_owned(), place: "the whole file".into(), cause });
+    }
+    for (record, Record(mut line)) in records.iter_mut().zip(of_file) {
+        record.0.extend(line.remove(lines::VALUE).map(|value| (field.to_owned(), value)));
+    }
+    Ok(())
 }
 
 #[cfg(test)]
@@ -82,7 +117,16 @@ mod tests {
     fn all_readers() -> Vec<Reader> {
         let list = XmlList { name: "answers".into(), item: "answer".into() };
         let xml = Reader::Xml { record: "question".into(), id: "id".into(), text: "text".into(), list };
-        vec![Reader::Json, Reader::Jsonl, Reader::Squad, Reader::Csv { columns: vec!["a".into(), "b".into()] }, xml]
+        vec![
+            Reader::Json,
+            Reader::Jsonl,
+            Reader::Squad,
+            Reader::Csv { columns: vec!["a".into(), "b".into()] },
+            Reader::Tsv { columns: vec!["a".into()] },
+            Reader::Lines,
+            Reader::Parquet,
+            xml,
+        ]
     }
 
     proptest! {

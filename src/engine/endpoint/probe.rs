@@ -88,7 +88,7 @@ fn greedy() -> Generate {
         stop: vec![],
         enough: vec![],
         sampling: Sampling::GREEDY,
-        rules: TokenRules { bos: Default::default(), end: Default::default(), decode: Default::default(), cleanup: Default::default() },
+        rules: TokenRules::default(),
     }
 }
 

@@ -25,7 +25,7 @@ const CANCEL_POLL: Duration = Duration::from_millis(50);
 pub(super) struct Asker {
     pool: Arc<Pool>,
     pub(super) capabilities: Capabilities,
-    options: EndpointOptions,
+    pub(super) options: EndpointOptions,
     /// Set when a server gave fewer choices than the probe promised: from then on every sample is asked alone.
     one_by_one: AtomicBool,
 }
@@ -115,7 +115,7 @@ impl Asker {
 
     async fn answer(self: Arc<Self>, job: Job) -> Done {
         let first = &job.samples[0];
-        if let Some(error) = refusal(first, &self.capabilities) {
+        if let Some(error) = refusal(first, &self.capabilities, &self.options.facts) {
             let outcomes = job.samples.iter().map(|r| failed(r, error.message.clone(), 0)).collect();
             return Done::Answered { outcomes, stats: Stats::default(), rest: vec![] };
         }

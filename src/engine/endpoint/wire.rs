@@ -216,7 +216,7 @@ pub(super) mod tests {
 
     pub(in super::super) fn request(stop: &[&str], enough: &[&str]) -> Generate {
         let owned = |list: &[&str]| list.iter().map(|s| (*s).to_owned()).collect();
-        let rules = TokenRules { bos: Bos::Tokenizer, end: Default::default(), decode: Default::default(), cleanup: Default::default() };
+        let rules = TokenRules::default();
         let (prompt, sampling) = ("Q".to_owned(), Sampling::GREEDY);
         Generate { prompt, sample: 0, max_new_tokens: 8, stop: owned(stop), enough: owned(enough), sampling, rules }
     }

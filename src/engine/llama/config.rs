@@ -38,6 +38,8 @@ pub struct Config {
     pub dtype: Option<String>,
     /// `eos_token_id` of generation_config.json, else of config.json.
     pub end_ids: Vec<u32>,
+    /// `repetition_penalty` of generation_config.json. Nothing here applies it; a protocol may.
+    pub repetition_penalty: Option<f64>,
 }
 
 /// Which projections of attention have a bias.
@@ -146,6 +148,7 @@ pub fn parse(config: &[u8], generation: Option<&[u8]>) -> Result<Config, EngineE
         bias,
         dtype: disk.torch_dtype,
         end_ids: end.map(ids).transpose()?.unwrap_or_default(),
+        repetition_penalty: generation.as_ref().and_then(|g| g.get("repetition_penalty")).and_then(Value::as_f64),
     })
 }
 

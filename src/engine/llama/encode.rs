@@ -20,6 +20,11 @@ fn special(bos: Bos) -> Special {
     }
 }
 
+/// Cuts a prompt on its left: the last `n` tokens stay.
+pub fn keep_last(prompt: &mut Vec<u32>, n: usize) {
+    prompt.drain(..prompt.len().saturating_sub(n));
+}
+
 /// How a pair of context and continuation became ids.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum PairEncoding {

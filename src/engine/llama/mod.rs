@@ -15,8 +15,8 @@ pub mod sample;
 pub mod weights;
 
 use super::{
-    ContinuationScore, EndTokens, Engine, EngineError, Finish, Generate, Generated, Identity, LogLikelihood, Note, Outcome, Output,
-    Request, RequestFailure, RequestId, RequestKind, Response, Sink, Stats,
+    ContinuationScore, EndTokens, Engine, EngineError, Finish, Generate, Generated, Identity, LogLikelihood, ModelFacts, Note, Outcome,
+    Output, Request, RequestFailure, RequestId, RequestKind, Response, Sink, Stats,
 };
 use crate::text::tokenizer::Tokenizer;
 use batch::{Limits, Listener, TokenFinish, TokenOutput, TokenRequest};
@@ -24,7 +24,11 @@ use candle_core::Device;
 use encode::Stops;
 use model::Model;
 use rayon::prelude::*;
-use std::{ops::ControlFlow, path::Path, sync::atomic::Ordering};
+use std::{
+    ops::ControlFlow,
+    path::Path,
+    sync::{Arc, atomic::Ordering},
+};
 use weights::{ModelFiles, Rounding, Weights};
 
 /// Logits closer than this make a choice that another device or batch may not repeat.
@@ -162,7 +166,11 @@ impl Llama {
     }
 
     fn encode_generate(&self, generate: &Generate) -> Result<TokenRequest, String> {
-        let prompt = encode::prompt(&self.tokenizer, &generate.prompt, generate.rules.bos).map_err(|e| e.to_string())?;
+        let mut prompt = encode::prompt(&self.tokenizer, &generate.prompt, generate.rules.bos).map_err(|e| e.to_string())?;
+        if let Some(truncation) = generate.rules.truncation {
+            let length = truncation.length(Some(self.model.config().max_position_embeddings as u32));
+            encode::keep_last(&mut prompt, length.saturating_sub(generate.max_new_tokens) as usize);
+        }
         if prompt.is_empty() {
             return Err("the prompt has no token, and this tokenizer adds none".into());
         }
@@ -214,6 +222,15 @@ fn rounding(dtype: Option<&str>) -> Result<(Rounding, &'static str), EngineError
 impl Engine for Llama {
     fn identity(&self) -> &Identity {
         &self.identity
+    }
+
+    fn facts(&self) -> ModelFacts {
+        let config = self.model.config();
+        ModelFacts {
+            tokenizer: Some(Arc::new(self.tokenizer.clone())),
+            max_positions: u32::try_from(config.max_position_embeddings).ok(),
+            repetition_penalty: config.repetition_penalty,
+        }
     }
 
     fn refusal(&self, request: &Request) -> Option<EngineError> {

@@ -1,5 +1,6 @@
 //! Real parts for tests: a small engine, an OpenAI-compatible server around any engine, a server that misbehaves as told.
 
+pub(crate) mod browser;
 pub(crate) mod desk;
 pub(crate) mod faults;
 pub(crate) mod openai;
@@ -11,7 +12,7 @@ use std::ops::ControlFlow;
 use std::path::PathBuf;
 use std::sync::atomic::AtomicBool;
 use swallow_eval::engine::{
-    Bos, Engine, EngineError, Generate, Generated, Outcome, Output, Request, RequestKind, Sampling, Sink, Stats, TokenRules,
+    Engine, EngineError, Generate, Generated, Outcome, Output, Request, RequestKind, Sampling, Sink, Stats, TokenRules,
 };
 
 /// The folder an environment variable names, or `None` after saying that the test is skipped because of it.
@@ -32,7 +33,7 @@ pub(crate) fn generate(prompt: &str, max_new_tokens: u32) -> Generate {
         stop: vec![],
         enough: vec![],
         sampling: Sampling::GREEDY,
-        rules: TokenRules { bos: Bos::Tokenizer, end: Default::default(), decode: Default::default(), cleanup: Default::default() },
+        rules: TokenRules::default(),
     }
 }
 

@@ -15,7 +15,8 @@ pub(crate) fn file(path: &str, content: &[u8]) -> DataFile {
     DataFile {
         split: "train".into(),
         path: path.into(),
-        url: format!("https://pinned.invalid/v1/{path}"),
+        url: Some(format!("https://pinned.invalid/v1/{path}")),
+        field: None,
         bytes: Some(content.len() as u64),
         sha256: Some(Sha256::digest(content).iter().map(|b| format!("{b:02x}")).collect()),
         git_blob: None,

@@ -1,6 +1,6 @@
 //! The verbs and their flags. Parsing only: what a verb does stands in its own file.
 
-use super::{data::DataCommand, export::ExportArgs, report::ReportArgs, run_args::RunArgs, values};
+use super::{data::DataCommand, export::ExportArgs, report::ReportArgs, run_args::RunArgs, sandbox::SandboxArgs, values};
 use clap::{Args, Parser, Subcommand};
 use std::path::PathBuf;
 
@@ -72,6 +72,9 @@ pub struct ScoreArgs {
     /// Only the table
     #[arg(long, short = 'q')]
     pub quiet: bool,
+    /// How programs are executed
+    #[command(flatten)]
+    pub programs: SandboxArgs,
 }
 
 /// Flags of `certify`.
@@ -79,6 +82,9 @@ pub struct ScoreArgs {
 pub struct CertifyArgs {
     /// A golden folder, or a folder of them; the committed, self-written goldens unless given
     pub dir: Option<PathBuf>,
+    /// How programs are executed
+    #[command(flatten)]
+    pub programs: SandboxArgs,
 }
 
 /// `tasks` and what follows it.

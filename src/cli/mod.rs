@@ -21,7 +21,7 @@ pub mod progress;
 pub mod report;
 mod run;
 pub mod run_args;
-mod sandbox;
+pub mod sandbox;
 mod score;
 mod setting_files;
 pub mod settings;

@@ -20,6 +20,7 @@ pub mod samples;
 pub mod scores;
 pub mod signature;
 pub mod spec;
+pub mod verdicts;
 
 use crate::engine::RequestId;
 use std::{

@@ -258,6 +258,9 @@ pub enum SandboxError {
     /// No allowed level passed its self-test.
     #[error("no sandbox works here: {}", .0.join("; "))]
     NoLevel(Vec<String>),
+    /// The level without protection, without the flag that accepts it (exit code 2).
+    #[error("--sandbox none lets programs of strangers see files and network")]
+    NotAccepted,
     /// The helper could not be started, or ended.
     #[error("sandbox helper {helper}: {why}")]
     Helper {
@@ -289,6 +292,7 @@ impl SandboxError {
                 "allow user namespaces or use a kernel with Landlock; inside a disposable container or virtual machine, \
                  `--sandbox none --i-understand-untrusted-code` runs the programs with limits only",
             ),
+            SandboxError::NotAccepted => Some("inside a disposable container or virtual machine, add --i-understand-untrusted-code"),
             _ => None,
         }
     }

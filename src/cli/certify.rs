@@ -4,13 +4,14 @@ use super::{
     args::CertifyArgs,
     data_source,
     exit::{Exit, Failure, Verdict},
-    output::print,
-    sandbox::SandboxArgs,
+    output::{note, print},
+    sandbox::{SandboxArgs, told as told_of_sandbox},
 };
 use crate::certify::{self, Inputs, Report, report::Folder, source::CertifyError};
 use crate::dataset::{Network, Record, manifest::Manifest, store::Store};
+use crate::sandbox::Sandbox;
 use include_dir::{Dir, include_dir};
-use std::{fmt::Write as _, path::Path};
+use std::{cell::OnceCell, fmt::Write as _, path::Path};
 
 /// Goldens written by us, shipped in the binary.
 static COMMITTED: Dir<'static> = include_dir!("$CARGO_MANIFEST_DIR/tests/golden");
@@ -42,7 +43,15 @@ fn replay(dir: &Path, store: &Store, sandbox: &SandboxArgs) -> Result<Report, Fa
     let data: Option<certify::llm_jp::Data<'_>> = if store.has_mirror() { Some(&records) } else { None };
     let words = store.has_mirror().then(|| data_source::nagisa(store).ok()).flatten();
     let segment: Option<certify::Words<'_>> = words.as_ref().map(|words| &**words as _);
-    let programs = || sandbox.choose().map_err(CertifyError::Sandbox);
+    let chosen = OnceCell::new();
+    let programs = || -> Result<Sandbox, CertifyError> {
+        if let Some(known) = chosen.get() {
+            return Ok(Sandbox::clone(known));
+        }
+        let found = sandbox.choose().map_err(CertifyError::Sandbox)?;
+        note(&told_of_sandbox(found.identity()));
+        Ok(chosen.get_or_init(|| found).clone())
+    };
     certify::run(dir, &Inputs { data, segment, programs: &programs, progress: &|_| {} }).map_err(failure)
 }
 

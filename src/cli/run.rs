@@ -147,9 +147,10 @@ fn judge_failures(args: &RunArgs, finished: &Finished, resume: &str) -> Verdict 
     if finished.failed == 0 {
         return Ok(Exit::Ok);
     }
-    let told = format!("{} of {} documents have no answer", finished.failed, finished.documents);
+    let why = finished.failure.as_ref().map_or(String::new(), |why| format!(" (the first: {why})"));
+    let told = format!("{} of {} documents have no answer{why}", finished.failed, finished.documents);
     if args.max_failures.exceeded(finished.failed, finished.documents) {
-        complain(&format!("incomplete: {told}\nask them again with: {resume}"));
+        complain(&format!("incomplete: {told}\nhint: ask them again with: {resume}"));
         return Ok(Exit::Incomplete);
     }
     note(&format!("{told}, which --max-failures allows"));

@@ -1,7 +1,7 @@
 //! The signature: everything a number depends on, in one line beside it.
 //!
 //! In the manner of sacrebleu: `swallow-202407|jemhopqa|shots:4|char_f1|n:120|task:3fa9c1|data:77b0e2|engine:llama-cpu-f32|v0.1.0`. What makes
-//! a number something else than the protocol's is said by marks before the version: `dtype:bf16->f32`, `defects:clean`, `partial`,
+//! a number something else than the protocol's is said by marks before the version: `dtype:bf16->f32`, `defects:clean`, `fit:assumed`, `partial`,
 //! `off-protocol:num_fewshot=2`. A demo begins with `DEMO`.
 
 use super::spec::{Defects, Tool};
@@ -26,6 +26,15 @@ pub enum Purpose {
     Measurement,
     /// The bundled samples and the toy model.
     Demo,
+}
+
+/// Whether it is known that prompts fit the model's window, or how they were made to.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Window {
+    /// Known, or of no interest to the protocol.
+    Known,
+    /// The protocol counts the model's tokens, and nobody could.
+    Assumed,
 }
 
 /// What a signature is made of.
@@ -53,6 +62,8 @@ pub struct Parts<'a> {
     pub defects: Option<Defects>,
     /// Interpreter and level that executed programs, `py3.11.7-namespaces`; `None` where nothing was executed.
     pub sandbox: Option<String>,
+    /// Whether prompts were fitted to the model.
+    pub window: Window,
     /// Whether all documents were asked.
     pub coverage: Coverage,
     /// Departures from the task file, `num_fewshot=2`.
@@ -85,6 +96,9 @@ pub fn signature(parts: &Parts<'_>) -> String {
     }
     fields.extend(parts.defects.map(|d| format!("defects:{d}")));
     fields.extend(parts.sandbox.as_ref().map(|s| format!("sandbox:{s}")));
+    if parts.window == Window::Assumed {
+        fields.push("fit:assumed".to_owned());
+    }
     if parts.coverage == Coverage::Partial {
         fields.push("partial".to_owned());
     }
@@ -131,6 +145,7 @@ mod tests {
             protocol_dtype: "bfloat16",
             defects: None,
             sandbox: None,
+            window: Window::Known,
             coverage: Coverage::Full,
             off_protocol: &[],
             purpose: Purpose::Measurement,

@@ -2,6 +2,7 @@
 
 pub mod ask;
 pub mod grade;
+pub mod merge;
 pub mod overrides;
 pub mod plan;
 pub mod resources;
@@ -56,6 +57,8 @@ pub struct Finished {
     pub cancelled: bool,
     /// Documents without an answer.
     pub failed: u64,
+    /// Why the first of them has none.
+    pub failure: Option<String>,
     /// Documents asked.
     pub documents: u64,
     /// A last line of the journal that a kill had cut short.
@@ -134,8 +137,8 @@ pub fn execute(job: Job<'_>) -> Result<Finished, AskError> {
     writer.write_spec(&spec)?;
     if result.cancelled || then == Then::Nothing {
         let documents = plan.tasks.iter().map(|t| t.documents as u64).sum();
-        let failed = answers.failures.len() as u64;
-        return Ok(Finished { scores: None, cancelled: result.cancelled, failed, documents, torn });
+        let (failed, failure) = (answers.failures.len() as u64, answers.failures.values().next().map(|f| f.message.clone()));
+        return Ok(Finished { scores: None, cancelled: result.cancelled, failed, failure, documents, torn });
     }
     let tasks: Vec<Task> = plan.tasks.iter().map(|t| t.task.clone()).collect();
     let graded = grade::grade(&tasks, &asked, &answers, writer, sandbox, cancel)?;
@@ -212,6 +215,7 @@ impl Scoring<'_> {
             samples.extend(of_task);
         }
         let failed = samples.iter().filter(|s| s.failure.is_some()).count() as u64;
+        let failure = samples.iter().find_map(|s| s.failure.clone());
         let documents = samples.len() as u64;
         let columns = columns(suite, tasks, scored, left_out);
         let scores = Scores::new(&spec.protocol, &spec.suite, &spec.engine.model, spec.demo, columns);
@@ -219,7 +223,7 @@ impl Scoring<'_> {
             writer.write_samples(&samples)?;
         }
         writer.write_scores(&scores)?;
-        Ok(Finished { scores: Some(scores), cancelled: false, failed, documents, torn: None })
+        Ok(Finished { scores: Some(scores), cancelled: false, failed, failure, documents, torn: None })
     }
 }
 

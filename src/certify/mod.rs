@@ -3,12 +3,14 @@
 //! A golden's kind is the name of its folder; a folder or file that is not understood is an error, never a skip.
 
 mod asked;
+pub mod code;
 pub mod jp_harness;
 pub mod llm_jp;
 pub mod metrics;
 pub mod models;
 pub mod pyrandom;
 pub mod report;
+pub mod sandbox;
 pub mod source;
 
 use crate::task::{Task, load};
@@ -17,7 +19,7 @@ use source::{CertifyError, entries};
 use std::path::Path;
 
 /// Kinds whose tasks are not part of this version.
-const NOT_BUILT: [&str; 5] = ["en-harness", "code", "jmt-bench", "tokenizer", "sandbox"];
+const NOT_BUILT: [&str; 3] = ["en-harness", "jmt-bench", "tokenizer"];
 
 /// Recorded exchanges and export targets: fixtures of other tests, never replayed.
 const FIXTURES: [&str; 3] = ["endpoints", "lm_eval_export", "swallow_export"];
@@ -59,6 +61,8 @@ pub struct Inputs<'i> {
     pub data: Option<llm_jp::Data<'i>>,
     /// nagisa's words, where its model is at hand.
     pub segment: Option<Words<'i>>,
+    /// Executes programs.
+    pub programs: code::Programs<'i>,
     /// Called with each folder before it is replayed.
     pub progress: &'i dyn Fn(&str),
 }
@@ -85,7 +89,7 @@ pub fn run(dir: &Path, inputs: &Inputs<'_>) -> Result<Report, CertifyError> {
 }
 
 fn is_built(kind: &str) -> bool {
-    matches!(kind, "ja-harness" | "ja-llmjp" | "metrics" | "models" | "pyrandom")
+    matches!(kind, "code" | "sandbox" | "ja-harness" | "ja-llmjp" | "metrics" | "models" | "pyrandom")
 }
 
 fn dir_name(dir: &Path) -> String {
@@ -113,6 +117,11 @@ fn replay_kind(report: &mut Report, kind: &str, dir: &Path, inputs: &Inputs<'_>)
     match kind {
         "pyrandom" => return replay_pyrandom(report, dir, inputs),
         "metrics" => return replay_metrics(report, dir, inputs),
+        "sandbox" => {
+            (inputs.progress)("sandbox");
+            report.folders.push(sandbox::folder(dir, inputs.programs)?);
+            return Ok(());
+        }
         _ => {}
     }
     let (folders, files): (Vec<_>, Vec<_>) = entries(dir)?.into_iter().partition(|name| dir.join(name).is_dir());
@@ -144,6 +153,8 @@ fn replay_one(report: &mut Report, kind: &str, path: &Path, inputs: &Inputs<'_>)
     (inputs.progress)(&label);
     let mut folder = match (kind, name.as_str()) {
         ("models", _) => models::folder(path)?,
+        ("code", "answer_ratio" | "pass_at_k") => code::formulas(path)?,
+        ("code", task) => code::task_folder(path, find(&load::embedded()?, task, path)?, inputs.programs)?,
         ("ja-harness", folder) => jp_harness::task_folder(path, find_by_folder(&load::embedded()?, folder, path)?, inputs)?,
         ("ja-llmjp", "_metrics") => llm_jp::metrics_folder(path, find(&load::embedded()?, "jemhopqa", path)?)?,
         ("ja-llmjp", task) => llm_jp::task_folder(path, find(&load::embedded()?, task, path)?, inputs.data)?,

@@ -27,6 +27,7 @@ pub mod progress;
 pub mod report;
 mod run;
 pub mod run_args;
+pub mod sandbox;
 mod score;
 mod setting_files;
 pub mod settings;
@@ -75,6 +76,7 @@ fn dispatch(invocation: Invocation) -> Verdict {
         Command::Certify(args) => certify::run(&args),
         Command::Data(command) => data::run(&command),
         Command::Tasks(command) => tasks::run(&command),
+        Command::Sandbox => sandbox::help(),
     }
 }
 

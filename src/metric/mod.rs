@@ -1,11 +1,13 @@
 //! Formulas: from evidence and references to scores, from scores to aggregates. No I/O and no errors: odd input has a defined score.
 
 pub mod aggregate;
+pub mod answer_ratio;
 pub mod bleu;
 pub mod bootstrap;
 pub mod char_f1;
 pub mod exact_match;
 pub mod numpy_random;
+pub mod pass_at_k;
 pub mod rouge;
 pub mod segment;
 pub mod tokenizer_13a;
@@ -24,6 +26,8 @@ pub struct Reference {
 pub enum Evidence {
     /// The extracted text.
     Text(String),
+    /// Whether a program ran to its end in the sandbox.
+    Passed(bool),
 }
 
 /// The score of one document by one metric.
@@ -97,13 +101,13 @@ pub trait Metric: Sync {
 fn texts<'t>(reference: &'t Reference, evidence: &'t [Evidence]) -> (&'t str, &'t str) {
     let answer = match evidence.first() {
         Some(Evidence::Text(text)) => text,
-        None => "",
+        Some(Evidence::Passed(_)) | None => "",
     };
     (reference.texts.first().map_or("", String::as_str), answer)
 }
 
 /// Every metric, by name.
-pub const METRICS: [&dyn Metric; 7] = [
+pub const METRICS: [&dyn Metric; 10] = [
     &exact_match::ExactMatch,
     &char_f1::CharF1,
     &rouge::Rouge::ONE,
@@ -111,6 +115,9 @@ pub const METRICS: [&dyn Metric; 7] = [
     &rouge::Rouge::L,
     &bleu::Bleu::Plain,
     &bleu::Bleu::Nagisa,
+    &pass_at_k::PassAtK::ONE,
+    &pass_at_k::PassAtK::TEN,
+    &answer_ratio::AnswerRatio,
 ];
 
 /// The metric of that name.

@@ -1,8 +1,9 @@
 //! Document and shots to requests.
 
 use super::fit::{self, FitError};
-use crate::engine::{Generate, ModelFacts, Request, RequestKind, Sampling, TokenRules};
+use crate::engine::{Bos, Generate, ModelFacts, Request, RequestKind, Sampling, TokenRules};
 use crate::task::{Arrange, EosStop, PenaltyFrom, RequestKindName, RequestRule, Task, TemplateName, document::Document, load::TaskError};
+use crate::text::tokenizer::Special;
 use serde::Serialize;
 use sha2::{Digest, Sha256};
 
@@ -73,11 +74,10 @@ pub fn requests(task: &Task, document: &Document, shots: &[Document], facts: &Mo
         PenaltyFrom::Task => rule.sampling.repetition_penalty,
         PenaltyFrom::Model => facts.repetition_penalty.unwrap_or(Sampling::GREEDY.repetition_penalty),
     };
-    match rule.kind {
-        RequestKindName::Generate => Ok(vec![Request::new(RequestKind::Generate(Generate {
-            prompt,
+    let first = match rule.kind {
+        RequestKindName::Generate => Generate {
             sample: 0,
-            max_new_tokens: rule.max_new_tokens,
+            max_new_tokens: max_new_tokens(rule, &prompt, facts)?,
             stop: stops(rule, eos),
             enough: rule.enough.clone(),
             sampling: Sampling {
@@ -85,7 +85,7 @@ pub fn requests(task: &Task, document: &Document, shots: &[Document], facts: &Mo
                 top_k: rule.sampling.top_k,
                 top_p: rule.sampling.top_p,
                 repetition_penalty,
-                seed: 0,
+                seed: if rule.sampling.temperature > 0.0 { seed(&prompt) } else { 0 },
             },
             rules: TokenRules {
                 bos: rule.bos,
@@ -95,8 +95,31 @@ pub fn requests(task: &Task, document: &Document, shots: &[Document], facts: &Mo
                 truncation: rule.truncation,
                 ..TokenRules::default()
             },
-        }))]),
-    }
+            prompt,
+        },
+    };
+    let sample = |sample: u32| {
+        let sampling = Sampling { seed: first.sampling.seed + u64::from(sample), ..first.sampling.clone() };
+        Request::new(RequestKind::Generate(Generate { sample, sampling, ..first.clone() }))
+    };
+    Ok((0..rule.samples).map(sample).collect())
+}
+
+/// Tokens an answer may have. Where the limit counts the prompt too, a prompt that fills it leaves one. Without the model's tokenizer, which
+/// a run has before it asks, the prompt counts nothing.
+fn max_new_tokens(rule: &RequestRule, prompt: &str, facts: &ModelFacts) -> Result<u32, PromptError> {
+    let Some(limit) = rule.max_total_tokens else { return Ok(rule.max_new_tokens) };
+    let Some(tokenizer) = &facts.tokenizer else { return Ok(limit) };
+    let special = if rule.bos == Bos::Never { Special::None } else { Special::Add };
+    let prompt = tokenizer.encode(prompt, special).map_err(FitError::from)?.len();
+    Ok(limit.saturating_sub(u32::try_from(prompt).unwrap_or(u32::MAX)).max(1))
+}
+
+/// Seed of a prompt's first sample: of its own, so that an answer depends neither on the order of requests nor on what else is asked. Small
+/// enough for every server.
+fn seed(prompt: &str) -> u64 {
+    let digest = Sha256::digest(prompt);
+    u64::from(u32::from_le_bytes([digest[0], digest[1], digest[2], 0]))
 }
 
 /// SHA-256 over texts in order, joined by a zero byte; hexadecimal. The digest rule of the goldens recorded from the JP harness.

@@ -1,19 +1,23 @@
 //! Everything right of the journal: answers, scores, aggregates. A function of the run directory's content that can be repeated at will.
 
-use super::resources::Tools;
-use crate::answer::{self, Answer, lost_tokens};
+use super::{
+    grade::{self, Graded},
+    resources::Tools,
+};
+use crate::answer::{self, Answer, lost_tokens, program};
 use crate::engine::{EndTokens, Generate, Generated, Identity, Note, Output, Request, RequestKind};
 use crate::metric::{self, Evidence, Metric, Reference, Resources, Score};
 use crate::prompt::requests::stops;
 use crate::results::{
     journal::Answers,
     requests::PlannedRequest,
-    samples::Sample,
+    samples::{Program, Sample},
     scores::{GroupScore, TaskScore},
     signature::{Coverage, Parts, Purpose, Window, signature},
     spec::{Defects, TaskSpec},
 };
-use crate::task::{Task, load::PROTOCOL};
+use crate::sandbox;
+use crate::task::{Grade, Task, load::PROTOCOL};
 use rayon::prelude::*;
 use sha2::{Digest, Sha256};
 use std::collections::{BTreeMap, BTreeSet};
@@ -31,6 +35,8 @@ pub struct Circumstances<'c> {
     pub defects: Defects,
     /// Tokenizer, segmenter.
     pub tools: &'c Tools,
+    /// Verdicts on programs.
+    pub graded: &'c Graded,
 }
 
 /// Scores one task. `asked` are its requests in protocol order, those of one document together.
@@ -41,7 +47,11 @@ pub fn score_task(task: &Task, asked: &[PlannedRequest], answers: &Answers, arou
     let documents: Vec<&[PlannedRequest]> = asked.chunk_by(|a, b| a.doc_id == b.doc_id).collect();
     // Word segmentation takes long enough to be worth every core; the order stays.
     let scored: Vec<(Sample, Vec<Score>)> = around.tools.with(|resources| {
-        documents.par_iter().map(|document| score_document(task, document, answers, &metrics, around.tools, resources)).collect()
+        let scored = |document: &&[PlannedRequest]| match task.file.grade {
+            Grade::Compare => score_document(task, document, answers, &metrics, around.tools, resources),
+            Grade::Execute => score_programs(task, document, answers, &metrics, around.graded),
+        };
+        documents.par_iter().map(scored).collect()
     });
     for (sample, of_document) in scored {
         for (metric, score) in metrics.iter().zip(of_document) {
@@ -89,6 +99,7 @@ fn score_document(
         prompt_sha256: prompt_sha256(&request.kind),
         response: response.map(|r| r.text.clone()),
         answer,
+        programs: Vec::new(),
         reference: reference.texts,
         scores: metrics.iter().zip(&scores).map(|(m, s)| (m.name().to_owned(), s.value)).collect(),
         stats: with_stats(metrics, &scores).collect(),
@@ -96,6 +107,55 @@ fn score_document(
         notes: response.map(|r| r.notes.clone()).unwrap_or_default(),
     };
     (sample, scores)
+}
+
+/// One document whose samples are programs. Without all of its answers it has the score of wrong ones, and is marked.
+fn score_programs(
+    task: &Task,
+    document: &[PlannedRequest],
+    answers: &Answers,
+    metrics: &[&'static dyn Metric],
+    graded: &Graded,
+) -> (Sample, Vec<Score>) {
+    let PlannedRequest { doc_id, reference, request, .. } = &document[0];
+    let mut programs = Vec::new();
+    let mut evidence = Vec::new();
+    for asked in document {
+        let Some((code, program)) = program(asked, answers) else { continue };
+        let Some(verdict) = graded.verdict(&program) else { continue };
+        evidence.extend([Evidence::Passed(verdict.passed()), Evidence::Text(code.clone())]);
+        programs.push(Program { request: asked.request.id.clone(), code, run: verdict.run.clone() });
+    }
+    let missing = document.iter().find(|asked| !programs.iter().any(|p| p.request == asked.request.id));
+    let failure = missing.map(|asked| answers.failures.get(&asked.request.id).map_or("not asked yet", |f| &f.message).to_owned());
+    evidence.extend((programs.len()..document.len()).map(|_| Evidence::Passed(false)));
+    let reference = Reference { texts: reference.clone() };
+    let scores: Vec<Score> = metrics.iter().map(|m| m.score(&Resources::default(), &reference, &evidence)).collect();
+    let notes = document.iter().filter_map(|asked| generated(answers, &asked.request)).flat_map(|g| g.notes.iter().copied());
+    let sample = Sample {
+        task: task.name.clone(),
+        doc_id: doc_id.clone(),
+        group: None,
+        request: request.id.clone(),
+        prompt_sha256: prompt_sha256(&request.kind),
+        response: generated(answers, request).map(|r| r.text.clone()),
+        answer: programs.first().filter(|p| p.request == request.id).map(|p| p.code.clone()),
+        programs,
+        reference: reference.texts,
+        scores: metrics.iter().zip(&scores).map(|(m, s)| (m.name().to_owned(), s.value)).collect(),
+        stats: with_stats(metrics, &scores).collect(),
+        failure,
+        notes: notes.collect::<BTreeSet<_>>().into_iter().collect(),
+    };
+    (sample, scores)
+}
+
+/// Code and whole program of an answer; `None` where there is none.
+pub(super) fn program(asked: &PlannedRequest, answers: &Answers) -> Option<(String, String)> {
+    let RequestKind::Generate(generate) = &asked.request.kind else { return None };
+    let code = program::candidate(&generate.prompt, &generated(answers, &asked.request)?.text, &generate.stop);
+    let program = program::assemble(&code, asked.reference.first().map_or("", String::as_str));
+    Some((code, program))
 }
 
 fn with_stats<'s>(metrics: &'s [&'static dyn Metric], scores: &'s [Score]) -> impl Iterator<Item = (String, Vec<f64>)> + 's {
@@ -175,6 +235,7 @@ fn sign(task: &Task, n: u64, departures: &[String], around: Circumstances<'_>) -
         window: window(task, around.engine),
         coverage: if n < around.spec.documents_in_full { Coverage::Partial } else { Coverage::Full },
         off_protocol: departures,
+        sandbox: grade::executes(task).then(|| around.graded.sandbox().map(sandbox::Identity::short)).flatten(),
         purpose: around.purpose,
     })
 }

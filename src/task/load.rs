@@ -177,8 +177,11 @@ pub fn from_text(name: &str, text: &str, path: &str) -> Result<Task, TaskError> 
     if !file.metrics.contains(&file.headline) {
         return Err(meaning(format!("headline '{}' is not among its metrics", file.headline)));
     }
-    if file.request.max_new_tokens == 0 {
-        return Err(meaning("request.max_new_tokens is 0; at least 1 is needed".into()));
+    if file.request.max_new_tokens == 0 && file.request.max_total_tokens.is_none_or(|total| total == 0) {
+        return Err(meaning("request.max_new_tokens is 0; at least 1 is needed, or request.max_total_tokens".into()));
+    }
+    if file.request.samples == 0 {
+        return Err(meaning("request.samples is 0; at least 1 is needed".into()));
     }
     Task::new(name, file, text).map_err(|(template, cause)| meaning(format!("template '{template}' does not parse: {cause}")))
 }

@@ -138,6 +138,7 @@ fn add(
         prompt_sha256: "0".repeat(64),
         response: Some(response.into()),
         answer: Some(answer.into()),
+        programs: vec![],
         reference: vec![reference.into()],
         scores: BTreeMap::from([("exact_match".to_owned(), score)]),
         stats: BTreeMap::new(),

@@ -31,4 +31,5 @@ mod models;
 mod records;
 mod results;
 mod runs;
+mod sandbox;
 mod support;

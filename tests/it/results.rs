@@ -102,6 +102,7 @@ fn sample(planned: &PlannedRequest) -> Sample {
         prompt_sha256: "00".repeat(32),
         response: Some("答え".into()),
         answer: Some("答え".into()),
+        programs: vec![],
         reference: vec!["答え".into()],
         scores: BTreeMap::from([("char_f1".to_owned(), 1.0 / 3.0)]),
         stats: BTreeMap::new(),

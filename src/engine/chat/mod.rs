@@ -2,7 +2,11 @@
 //! `lstrip_blocks` and loop controls; undefined values are empty; `raise_exception` and a plain `tojson`).
 //!
 //! Not here: tools, documents, and `strftime_now`. A template that asks for the clock only where there is one takes its fixed date, so that
-//! a prompt is the same every day. Nor any other program's templates: those belong to a protocol, not to a model.
+//! a prompt is the same every day. FastChat's templates, which belong to a protocol and not to a model, are in [`fastchat`]; what becomes of
+//! an answer before the next turn is in [`turn`].
+
+pub mod fastchat;
+pub mod turn;
 
 use crate::text::tokenizer::{Special, Tokenizer, TokenizerError};
 use minijinja::{Environment, Error, ErrorKind, UndefinedBehavior, Value, context, value::Kwargs};

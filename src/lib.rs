@@ -13,6 +13,8 @@ pub mod cli;
 pub mod dataset;
 // Engines: requests in, responses out. Knows no right answer.
 pub mod engine;
+// What a judge is asked about an answer, and the rating in its words.
+pub mod judge;
 // Formulas: scores and aggregates. No I/O.
 pub mod metric;
 // Prompts: shot choice, random streams of the protocols, templates.

@@ -6,6 +6,7 @@ pub mod bootstrap;
 pub mod char_f1;
 pub mod exact_match;
 pub mod numpy_random;
+pub mod rating;
 pub mod rouge;
 pub mod tokenizer_13a;
 
@@ -23,6 +24,14 @@ pub struct Reference {
 pub enum Evidence {
     /// The extracted text.
     Text(String),
+    /// A judge's rating of one turn (counted from 0) of one choice; the choices of a turn stand in their order. `None` where the judge gave
+    /// none.
+    Rating {
+        /// Which turn.
+        turn: u32,
+        /// 1 to 10, as a rule.
+        rating: Option<f64>,
+    },
 }
 
 /// The score of one document by one metric.
@@ -90,13 +99,13 @@ pub trait Metric: Sync {
 fn texts<'t>(reference: &'t Reference, evidence: &'t [Evidence]) -> (&'t str, &'t str) {
     let answer = match evidence.first() {
         Some(Evidence::Text(text)) => text,
-        None => "",
+        Some(Evidence::Rating { .. }) | None => "",
     };
     (reference.texts.first().map_or("", String::as_str), answer)
 }
 
 /// Every metric, by name.
-pub const METRICS: [&dyn Metric; 7] = [
+pub const METRICS: [&dyn Metric; 11] = [
     &exact_match::ExactMatch,
     &char_f1::CharF1,
     &rouge::Rouge::ONE,
@@ -104,6 +113,10 @@ pub const METRICS: [&dyn Metric; 7] = [
     &rouge::Rouge::L,
     &bleu::Bleu::Plain,
     &bleu::Bleu::Nagisa,
+    &rating::Rating(rating::Figure::Mean),
+    &rating::Rating(rating::Figure::FirstTurn),
+    &rating::Rating(rating::Figure::SecondTurn),
+    &rating::Rating(rating::Figure::Deviation),
 ];
 
 /// The metric of that name.

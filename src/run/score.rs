@@ -67,7 +67,7 @@ fn score_document(
     let response = generated(answers, request);
     let decoded = match &request.kind {
         RequestKind::Generate(asked) => decoded(task, asked, document, answers, tools),
-        RequestKind::LogLikelihood(_) => None,
+        RequestKind::LogLikelihood(_) | RequestKind::Chat(_) => None,
     };
     let answer = decoded.map(|text| {
         let Answer::Text(answer) = answer::extract(task, &text);

@@ -68,7 +68,14 @@ impl ChatTemplate {
     /// # Errors
     /// [`ChatError::NoTemplate`], [`ChatError::Invalid`].
     pub fn of(tokenizer: &Tokenizer) -> Result<Self, ChatError> {
-        let source = tokenizer.chat_template().ok_or(ChatError::NoTemplate)?;
+        Self::written_in(tokenizer.chat_template().ok_or(ChatError::NoTemplate)?, tokenizer)
+    }
+
+    /// A template of one's own with the special tokens of a tokenizer.
+    ///
+    /// # Errors
+    /// [`ChatError::Invalid`].
+    pub fn written_in(source: &str, tokenizer: &Tokenizer) -> Result<Self, ChatError> {
         let named = |name: &'static str| Some((name, tokenizer.special_token(name)?.to_owned()));
         Self::new(source, SPECIAL_TOKENS.into_iter().filter_map(named).collect())
     }

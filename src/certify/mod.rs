@@ -2,6 +2,7 @@
 //!
 //! A golden's kind is the name of its folder; a folder or file that is not understood is an error, never a skip.
 
+pub mod jmt_bench;
 pub mod jp_harness;
 pub mod llm_jp;
 pub mod models;
@@ -15,7 +16,7 @@ use source::{CertifyError, Source, entries};
 use std::path::Path;
 
 /// Kinds whose tasks are not part of this version.
-const NOT_BUILT: [&str; 6] = ["en-harness", "code", "jmt-bench", "metrics", "tokenizer", "sandbox"];
+const NOT_BUILT: [&str; 5] = ["en-harness", "code", "metrics", "tokenizer", "sandbox"];
 
 /// Recorded exchanges and export targets: fixtures of other tests, never replayed.
 const FIXTURES: [&str; 3] = ["endpoints", "lm_eval_export", "swallow_export"];
@@ -80,7 +81,7 @@ pub fn run(dir: &Path, inputs: &Inputs<'_>) -> Result<Report, CertifyError> {
 }
 
 fn is_built(kind: &str) -> bool {
-    matches!(kind, "ja-harness" | "ja-llmjp" | "models" | "pyrandom")
+    matches!(kind, "ja-harness" | "ja-llmjp" | "models" | "pyrandom" | "jmt-bench")
 }
 
 fn dir_name(dir: &Path) -> String {
@@ -138,6 +139,7 @@ fn replay_one(report: &mut Report, kind: &str, path: &Path, inputs: &Inputs<'_>)
     let mut folder = match (kind, name.as_str()) {
         ("models", _) => models::folder(path)?,
         ("ja-harness", folder) => jp_harness::task_folder(path, find_by_folder(&load::embedded()?, folder, path)?, inputs)?,
+        ("jmt-bench", _) => jmt_bench::folder(path, &name, find(&load::embedded()?, "japanese_mt_bench", path)?)?,
         ("ja-llmjp", "_metrics") => llm_jp::metrics_folder(path, find(&load::embedded()?, "jemhopqa", path)?)?,
         ("ja-llmjp", task) => llm_jp::task_folder(path, find(&load::embedded()?, task, path)?, inputs.data)?,
         _ => return Err(CertifyError::UnknownFolder { path: path.to_owned() }),

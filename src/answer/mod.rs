@@ -9,8 +9,8 @@ pub mod steps;
 use crate::engine::{Cleanup, Generate, Generated};
 use crate::metric::Reference;
 use crate::task::{Task, document::Document};
-use serde_json::Value;
 use crate::text::{cleanup::clean_up_tokenization, stop::cut_at_stop};
+use serde_json::Value;
 
 /// An extracted answer.
 #[derive(Clone, Debug, PartialEq)]
@@ -40,7 +40,8 @@ pub fn extract(task: &Task, text: &str) -> Answer {
 /// What a right answer to the document looks like. Where a judge decides, these are the reference answers it sees, turn by turn.
 pub fn reference(task: &Task, document: &Document) -> Reference {
     if let Some(judge) = &task.file.judge {
-        let turns = document.fields.get("reference_turns").and_then(Value::as_array).filter(|_| judge.with_reference.contains(&document.group));
+        let turns =
+            document.fields.get("reference_turns").and_then(Value::as_array).filter(|_| judge.with_reference.contains(&document.group));
         return Reference { texts: turns.into_iter().flatten().filter_map(Value::as_str).map(str::to_owned).collect() };
     }
     Reference { texts: vec![steps::apply(&task.file.document.reference, &document.gold)] }

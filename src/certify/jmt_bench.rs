@@ -70,7 +70,8 @@ fn judge_requests(report: &mut Folder, source: &Source, rule: &JudgeRule) -> Res
         source.only_keys(doc, &["question", "answer_turns", "ref_turns", "judge_prompt"], line)?;
         let question = source.object_of(doc, "question", line)?;
         let category = source.text_of(question, "category", line)?;
-        let references = if doc.get("ref_turns").is_some_and(Value::is_array) { texts(source, doc, "ref_turns", &row)? } else { Vec::new() };
+        let references =
+            if doc.get("ref_turns").is_some_and(Value::is_array) { texts(source, doc, "ref_turns", &row)? } else { Vec::new() };
         let (questions, answers) = (texts(source, question, "turns", &row)?, texts(source, doc, "answer_turns", &row)?);
         // `qID/turnN/choiceM`
         let number = |part: &str| row.id.split('/').find_map(|p| p.strip_prefix(part)?.parse::<u32>().ok());
@@ -95,6 +96,8 @@ fn judge_request(report: &mut Folder, source: &Source, row: &Row, chat: &Chat) -
             "messages" => json!(crate::engine::chat::fastchat::messages(system, &chat.users(), &[])),
             "n" => json!(1),
             "stop" => json!([]),
+            // The name of the deployment that upstream asks; which judge answers is a flag here.
+            "engine" => continue,
             "temperature" => json!(chat.sampling.temperature),
             "max_new_tokens" => json!(chat.max_new_tokens),
             _ => return Err(source.shape(Some(row.line), format!("request has an unknown field '{key}'"))),
@@ -186,14 +189,25 @@ fn cut(family: Family, response: &str) -> &str {
 
 /// `answer_postprocess/scoring.jsonl`: recorded outputs through two turns of each choice.
 fn conversations(report: &mut Folder, source: &Source, task: &Task) -> Result<(), CertifyError> {
-    let known =
-        ["doc_id", "model", "tokenizer", "question", "special_tokens_map", "response", "choices", "seeds", "generate_kwargs", "leading_bos_tokens"];
+    let known = [
+        "doc_id",
+        "model",
+        "tokenizer",
+        "question",
+        "special_tokens_map",
+        "response",
+        "choices",
+        "seeds",
+        "generate_kwargs",
+        "leading_bos_tokens",
+    ];
     for row in source.rows()? {
         let line = Some(row.line);
         source.only_keys(&row.fields, &known, line)?;
         let family = Family::of_model(source.text_of(&row.fields, "model", line)?).family();
         let map = source.object_of(&row.fields, "special_tokens_map", line)?;
-        let specials: Vec<&str> = map.values().flat_map(|v| v.as_array().map_or(vec![v], |list| list.iter().collect())).filter_map(Value::as_str).collect();
+        let specials: Vec<&str> =
+            map.values().flat_map(|v| v.as_array().map_or(vec![v], |list| list.iter().collect())).filter_map(Value::as_str).collect();
         let question = source.object_of(&row.fields, "question", line)?;
         let turns = texts(source, question, "turns", &row)?;
         let responses = texts(source, &row.fields, "response", &row)?;
@@ -227,13 +241,7 @@ fn conversations(report: &mut Folder, source: &Source, task: &Task) -> Result<()
 }
 
 /// Seeds and generation settings, as the requests of the task have them.
-fn settings(
-    report: &mut Folder,
-    source: &Source,
-    row: &Row,
-    task: &Task,
-    question: &Map<String, Value>,
-) -> Result<(), CertifyError> {
+fn settings(report: &mut Folder, source: &Source, row: &Row, task: &Task, question: &Map<String, Value>) -> Result<(), CertifyError> {
     let line = Some(row.line);
     let mut document = task.document(question.clone(), &row.id)?;
     source.text_of(question, "category", line)?.clone_into(&mut document.group);
@@ -283,7 +291,8 @@ fn judgements(source: &Source) -> Result<Vec<Rated>, CertifyError> {
     let read = |row: Row| {
         let line = Some(row.line);
         source.only_keys(&row.fields, &["question_id", "model", "judge", "score", "turn"], line)?;
-        let number = |key: &str| row.fields.get(key).and_then(Value::as_u64).ok_or_else(|| source.shape(line, format!("'{key}' must be a number")));
+        let number =
+            |key: &str| row.fields.get(key).and_then(Value::as_u64).ok_or_else(|| source.shape(line, format!("'{key}' must be a number")));
         let block = usize::try_from((number("question_id")?.saturating_sub(1) / 10) % 8).unwrap_or(0);
         let ratings = source.array_of(&row.fields, "score", line)?.iter().map(|v| v.as_f64().filter(|n| *n != -1.0)).collect();
         Ok(Rated { category: CATEGORIES[block], turn: number("turn")?, ratings })
@@ -303,7 +312,9 @@ fn expected(report: &mut Folder, source: &Source, rows: &[Rated]) -> Result<(), 
     let file = source.object()?;
     source.only_keys(&file, &["model", "judge_json", "columns", "produced_with"], None)?;
     let judged = source.object_of(&file, "judge_json", None)?;
-    let Some(of_model) = judged.values().next().and_then(Value::as_object) else { return Err(source.shape(None, "'judge_json' names no model")) };
+    let Some(of_model) = judged.values().next().and_then(Value::as_object) else {
+        return Err(source.shape(None, "'judge_json' names no model"));
+    };
     for (name, parts) in of_model {
         for (turn, wanted) in [("first_turn", Some(1)), ("second_turn", Some(2)), ("average", None)] {
             let (mean, deviation) = figures(rows, name, wanted);

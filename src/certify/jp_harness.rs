@@ -188,11 +188,12 @@ impl<'r> Replay<'r> {
                 gold,
             );
             let Answer::Text(extracted) = answer::extract(&self.task, &completion);
-            let texts = scores::Texts { completion: &completion, extracted: &extracted, gold };
+            let segmented = self.segmented(&completion, gold);
+            let texts = scores::Texts { completion: &completion, extracted: &extracted, gold, segmented };
             self.extracted(report, source, &row, &texts)?;
             let score = scorable.then(|| self.headline().score(self.resources, &reference, &[Evidence::Text(extracted.clone())]));
             self.scores(report, source, &row, &texts, score.as_ref())?;
-            all.push((score, self.counts(&texts)));
+            all.push((score, texts.counts()));
         }
         let outside = source.rows()?.iter().filter(|r| r.fields.contains_key("mecab_variant")).count() as u64;
         if outside > 0 {

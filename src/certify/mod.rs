@@ -5,6 +5,7 @@
 pub mod jmt_bench;
 pub mod jp_harness;
 pub mod llm_jp;
+pub mod metrics;
 pub mod models;
 pub mod pyrandom;
 pub mod report;
@@ -12,11 +13,11 @@ pub mod source;
 
 use crate::task::{Task, load};
 use report::Folder;
-use source::{CertifyError, Source, entries};
+use source::{CertifyError, entries};
 use std::path::Path;
 
 /// Kinds whose tasks are not part of this version.
-const NOT_BUILT: [&str; 5] = ["en-harness", "code", "metrics", "tokenizer", "sandbox"];
+const NOT_BUILT: [&str; 4] = ["en-harness", "code", "tokenizer", "sandbox"];
 
 /// Recorded exchanges and export targets: fixtures of other tests, never replayed.
 const FIXTURES: [&str; 3] = ["endpoints", "lm_eval_export", "swallow_export"];
@@ -49,12 +50,15 @@ impl Report {
     }
 }
 
+/// A word segmenter.
+pub type Words<'w> = &'w (dyn Fn(&str) -> Vec<String> + Sync);
+
 /// What the replay may use.
 pub struct Inputs<'i> {
     /// Raw records, where they are at hand.
     pub data: Option<llm_jp::Data<'i>>,
     /// nagisa's words, where its model is at hand.
-    pub segment: Option<&'i (dyn Fn(&str) -> Vec<String> + Sync)>,
+    pub segment: Option<Words<'i>>,
     /// Called with each folder before it is replayed.
     pub progress: &'i dyn Fn(&str),
 }
@@ -81,7 +85,7 @@ pub fn run(dir: &Path, inputs: &Inputs<'_>) -> Result<Report, CertifyError> {
 }
 
 fn is_built(kind: &str) -> bool {
-    matches!(kind, "ja-harness" | "ja-llmjp" | "models" | "pyrandom" | "jmt-bench")
+    matches!(kind, "ja-harness" | "ja-llmjp" | "jmt-bench" | "metrics" | "models" | "pyrandom")
 }
 
 fn dir_name(dir: &Path) -> String {
@@ -106,8 +110,10 @@ fn replay_root(report: &mut Report, root: &Path, inputs: &Inputs<'_>) -> Result<
 }
 
 fn replay_kind(report: &mut Report, kind: &str, dir: &Path, inputs: &Inputs<'_>) -> Result<(), CertifyError> {
-    if kind == "pyrandom" {
-        return replay_pyrandom(report, dir, inputs);
+    match kind {
+        "pyrandom" => return replay_pyrandom(report, dir, inputs),
+        "metrics" => return replay_metrics(report, dir, inputs),
+        _ => {}
     }
     let (folders, files): (Vec<_>, Vec<_>) = entries(dir)?.into_iter().partition(|name| dir.join(name).is_dir());
     for name in &folders {
@@ -162,14 +168,17 @@ fn replay_pyrandom(report: &mut Report, dir: &Path, inputs: &Inputs<'_>) -> Resu
     (inputs.progress)("pyrandom");
     let mut folder = Folder::new("pyrandom");
     for name in entries(dir)? {
-        if name.starts_with("python_seed_") && name.ends_with(".json") {
-            pyrandom::file(&mut folder, dir, &name)?;
-        } else if name == "protocol_jp_harness.json" || (name.starts_with("numpy_legacy_seed_") && name.ends_with(".json")) {
-            Source::new(dir, &name).object()?;
-            report.not_built.push(format!("pyrandom/{name}"));
-        } else {
-            return Err(CertifyError::UnknownFile { path: dir.join(name), kind: "pyrandom".into() });
-        }
+        pyrandom::file(&mut folder, dir, &name)?;
+    }
+    report.folders.push(folder);
+    Ok(())
+}
+
+fn replay_metrics(report: &mut Report, dir: &Path, inputs: &Inputs<'_>) -> Result<(), CertifyError> {
+    (inputs.progress)("metrics");
+    let mut folder = Folder::new("metrics");
+    for name in entries(dir)? {
+        metrics::file(&mut folder, dir, &name, inputs.segment)?;
     }
     report.folders.push(folder);
     Ok(())

@@ -1,22 +1,36 @@
-//! Vectors of CPython's generator (`python_seed_*.json`).
+//! Vectors of the two random generators (`python_seed_*.json`, `numpy_legacy_seed_*.json`), and the order and draws of the JP harness' tasks at
+//! their real sizes (`protocol_jp_harness.json`).
 //!
-//! Every list starts from a fresh `seed(...)` and goes on with one stream; `shuffle` and `sample_fresh` are seeded again for each entry.
+//! Every list starts from a fresh seed and goes on with one stream; those named in [`draw`] and [`draw_numpy`] are seeded again for each entry.
 
 use super::report::Folder;
 use super::source::{CertifyError, Source};
+use crate::metric::numpy_random::NumpyRandom;
 use crate::prompt::pyrandom::PyRandom;
-use serde_json::{Value, json};
+use serde_json::{Map, Value, json};
 use std::path::Path;
 
 /// Keys that describe the file.
 const DESCRIPTION: [&str; 2] = ["seed", "produced_with"];
 
+/// Seed of the JP harness' order and shots (`lm_eval/evaluator.py:212-213`).
+const JP_HARNESS_SEED: u64 = 42;
+
 /// Replays one file into `report`.
 ///
 /// # Errors
-/// When the file is not of this kind's shape.
+/// When the file is not of this kind, or not of its shape.
 pub fn file(report: &mut Folder, folder: &Path, name: &str) -> Result<(), CertifyError> {
     let source = Source::new(folder, name);
+    match name.strip_suffix(".json") {
+        Some("protocol_jp_harness") => jp_harness(report, &source),
+        Some(stem) if stem.starts_with("python_seed_") => python(report, &source),
+        Some(stem) if stem.starts_with("numpy_legacy_seed_") => numpy(report, &source),
+        _ => Err(CertifyError::UnknownFile { path: folder.join(name), kind: "pyrandom".into() }),
+    }
+}
+
+fn python(report: &mut Folder, source: &Source) -> Result<(), CertifyError> {
     let fields = source.object()?;
     let seed = match source.value_of(&fields, "seed", None)? {
         Value::String(digits) => digits.clone(),
@@ -25,13 +39,62 @@ pub fn file(report: &mut Folder, folder: &Path, name: &str) -> Result<(), Certif
         other => other.to_string(),
     };
     let fresh = PyRandom::from_decimal(&seed).ok_or_else(|| source.shape(None, format!("'seed' must be an integer, not {seed}")))?;
+    lists(report, source, &fields, &fresh, draw)
+}
+
+fn numpy(report: &mut Folder, source: &Source) -> Result<(), CertifyError> {
+    let fields = source.object()?;
+    let seed = source.value_of(&fields, "seed", None)?;
+    let seed = seed.as_u64().and_then(|seed| u32::try_from(seed).ok());
+    let fresh = NumpyRandom::seeded(seed.ok_or_else(|| source.shape(None, "'seed' must be an integer below 2^32"))?);
+    lists(report, source, &fields, &fresh, draw_numpy)
+}
+
+/// Every list of a file, drawn again.
+fn lists<R: Clone>(
+    report: &mut Folder,
+    source: &Source,
+    fields: &Map<String, Value>,
+    fresh: &R,
+    draw: fn(&str, &Value, &mut R, &R) -> Option<Value>,
+) -> Result<(), CertifyError> {
     for key in fields.keys().filter(|k| !DESCRIPTION.contains(&k.as_str())) {
         let mut stream = fresh.clone();
-        for (index, entry) in source.array_of(&fields, key, None)?.iter().enumerate() {
+        for (index, entry) in source.array_of(fields, key, None)?.iter().enumerate() {
             let bad = || source.shape(None, format!("{key}[{index}] has not the shape of its list"));
-            let got = draw(key, entry, &mut stream, &fresh).ok_or_else(bad)?;
+            let got = draw(key, entry, &mut stream, fresh).ok_or_else(bad)?;
             report.rows += 1;
-            report.check_value(name, &format!("{key}[{index}]"), key, entry, &got);
+            report.check_value(&source.name, &format!("{key}[{index}]"), key, entry, &got);
+        }
+    }
+    Ok(())
+}
+
+/// One generator shuffles a task's documents, then draws the shots of one after the other.
+fn jp_harness(report: &mut Folder, source: &Source) -> Result<(), CertifyError> {
+    let file = source.object()?;
+    source.only_keys(&file, &["what", "tasks", "produced_with"], None)?;
+    for (task, facts) in source.object_of(&file, "tasks", None)? {
+        let facts = facts.as_object().ok_or_else(|| source.shape(None, format!("tasks.{task} must be an object")))?;
+        source.only_keys(facts, &["documents", "pool", "k_drawn", "order", "draws"], None)?;
+        let size = |key: &str| {
+            let size = source.value_of(facts, key, None)?.as_u64().filter(|n| *n < u64::from(u32::MAX));
+            size.map(|n| n as usize).ok_or_else(|| source.shape(None, format!("tasks.{task}.{key} must be a number of records")))
+        };
+        let (documents, pool, k) = (size("documents")?, size("pool")?, size("k_drawn")?);
+        if k > pool {
+            return Err(source.shape(None, format!("tasks.{task} draws {k} from {pool}")));
+        }
+        let mut random = PyRandom::seeded(JP_HARNESS_SEED);
+        let mut order: Vec<usize> = (0..documents).collect();
+        random.shuffle(&mut order);
+        report.check_value(&source.name, task, "order", source.value_of(facts, "order", None)?, &json!(order));
+        let draws = source.array_of(facts, "draws", None)?;
+        report.check_value(&source.name, task, "documents", &json!(documents), &json!(draws.len()));
+        for (position, expected) in draws.iter().enumerate() {
+            report.rows += 1;
+            let drawn = random.sample_indices(pool, k);
+            report.check_value(&source.name, &format!("{task} draws[{position}]"), "draws", expected, &json!(drawn));
         }
     }
     Ok(())
@@ -87,6 +150,29 @@ fn draw(list: &str, entry: &Value, stream: &mut PyRandom, fresh: &PyRandom) -> O
     })
 }
 
+/// The same for numpy's `RandomState`. Entries but plain numbers are `[n, results]`.
+fn draw_numpy(list: &str, entry: &Value, stream: &mut NumpyRandom, fresh: &NumpyRandom) -> Option<Value> {
+    let mut again = fresh.clone();
+    match list {
+        "tomaxint_randint32" => return Some(json!(stream.next_u32())),
+        "random_sample" => return Some(json!(stream.random())),
+        _ => {}
+    }
+    let n = entry.get(0)?.as_u64().filter(|n| *n > 0)?;
+    let results = entry.get(1)?.as_array()?.len();
+    Some(match list {
+        "choice_arange" => json!([n, again.resample(usize::try_from(n).ok().filter(|n| *n == results)?).collect::<Vec<_>>()]),
+        "choice_stream_n" => json!([n, stream.resample(usize::try_from(n).ok().filter(|n| *n == results)?).collect::<Vec<_>>()]),
+        "randint" => json!([n, (0..results).map(|_| stream.below(n)).collect::<Vec<_>>()]),
+        "permutation" | "shuffle" => {
+            let mut items: Vec<usize> = (0..results).collect();
+            again.shuffle(&mut items);
+            json!([results, items])
+        }
+        _ => return None,
+    })
+}
+
 /// Little-endian 32-bit words as a decimal number.
 fn decimal(words: &[u32]) -> String {
     let mut words = words.to_vec();
@@ -113,9 +199,10 @@ mod tests {
         let dir = tempfile::tempdir().expect("a directory");
         let first = PyRandom::from_decimal("123456789012345678901234567890").expect("an integer").getrandbits(32);
         for seed in ["123456789012345678901234567890", "\"123456789012345678901234567890\""] {
-            std::fs::write(dir.path().join("f.json"), format!("{{\"seed\": {seed}, \"getrandbits_32\": [{first}]}}")).expect("written");
+            std::fs::write(dir.path().join("python_seed_big.json"), format!("{{\"seed\": {seed}, \"getrandbits_32\": [{first}]}}"))
+                .expect("written");
             let mut report = Folder::new("x");
-            file(&mut report, dir.path(), "f.json").expect("well-formed");
+            file(&mut report, dir.path(), "python_seed_big.json").expect("well-formed");
             assert_eq!((report.rows, report.mismatches.len()), (1, 0), "{seed}");
         }
     }

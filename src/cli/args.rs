@@ -1,6 +1,6 @@
 //! The verbs and their flags. Parsing only: what a verb does stands in its own file.
 
-use super::{data::DataCommand, report::ReportArgs, run_args::RunArgs, values};
+use super::{data::DataCommand, export::ExportArgs, judge::JudgeArgs, report::ReportArgs, run_args::RunArgs, values};
 use clap::{Args, Parser, Subcommand};
 use std::path::PathBuf;
 
@@ -37,8 +37,12 @@ pub enum Command {
     Run(Box<RunArgs>),
     /// Score the recorded answers of a run again, without a model
     Score(ScoreArgs),
-    /// Show recorded runs as a table: terminal, Markdown, CSV, JSON
+    /// Let a judge rate the recorded answers of a run: the first time, what is missing, or a second judge beside the first
+    Judge(Box<JudgeArgs>),
+    /// Show recorded runs as a table or a page: terminal, Markdown, CSV, JSON, HTML
     Report(ReportArgs),
+    /// Write a recorded run in the files of lm-eval, of the original team, or of the Hugging Face hub
+    Export(ExportArgs),
     /// Replay recorded goldens of the original harnesses through this program
     Certify(CertifyArgs),
     /// List and show tasks, and preview their exact prompts

@@ -39,7 +39,9 @@ fn replay(dir: &Path, store: &Store) -> Result<Report, Failure> {
         store.records(&manifest, split).map_err(|e| e.to_string())
     };
     let data: Option<certify::llm_jp::Data<'_>> = if store.has_mirror() { Some(&records) } else { None };
-    certify::run(dir, &Inputs { data, segment: None, progress: &|_| {} }).map_err(failure)
+    let words = store.has_mirror().then(|| data_source::nagisa(store).ok()).flatten();
+    let segment: Option<certify::Words<'_>> = words.as_ref().map(|words| &**words as _);
+    certify::run(dir, &Inputs { data, segment, progress: &|_| {} }).map_err(failure)
 }
 
 /// The committed goldens are unpacked first: certify reads files, whoever wrote them.

@@ -12,7 +12,10 @@ use crate::{
         manifest::Manifest,
         store::{Store, StoreOptions},
     },
-    run::plan::{Missing, Source},
+    run::{
+        plan::{Missing, Source},
+        resources::{self, Segmenter, ToolError},
+    },
     task::load::TaskError,
 };
 use std::{cell::RefCell, collections::BTreeSet, path::PathBuf};
@@ -50,6 +53,17 @@ pub(super) fn with_source<T>(store: &Store, work: impl FnOnce(&Source<'_>) -> T)
 
 fn missing(error: DatasetError) -> Missing {
     Missing { message: error.to_string(), hint: error.hint() }
+}
+
+/// nagisa's words.
+///
+/// # Errors
+/// Its model is not at hand.
+pub(super) fn nagisa(store: &Store) -> Result<Segmenter, ToolError> {
+    let downloads = Downloads::new(Show::on_stderr(), "nagisa");
+    let segmenter = resources::nagisa(store, &|event| downloads.see(event));
+    downloads.end();
+    segmenter
 }
 
 /// A wrong task file or name.

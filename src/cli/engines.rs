@@ -10,9 +10,12 @@ use super::{
 use crate::{
     dataset::{DatasetError, Network, hub::Hub},
     engine::{
-        Engine, EngineError,
+        Engine, EngineError, ModelFacts,
         demo::FILES,
-        endpoint::{Endpoint, EndpointOptions},
+        endpoint::{
+            Endpoint, EndpointOptions,
+            chat_server::{ChatOptions, ChatServer, Service},
+        },
         llama::{Llama, LoadOptions, weights::ModelFiles},
     },
 };
@@ -26,18 +29,47 @@ pub(super) fn build(choice: &ModelChoice, threads: Option<NonZeroUsize>, network
     match choice {
         ModelChoice::Demo => demo(threads),
         ModelChoice::InProcess(model) => in_process(model, threads, network),
-        ModelChoice::Endpoint(servers) => Ok(Box::new(connect(servers)?)),
+        ModelChoice::Endpoint(servers) => Ok(Box::new(connect(servers, network)?)),
     }
 }
 
 /// Connects to servers and probes them.
-pub(super) fn connect(choice: &EndpointChoice) -> Result<Endpoint, Failure> {
+pub(super) fn connect(choice: &EndpointChoice, network: Network) -> Result<Endpoint, Failure> {
     let mut options = EndpointOptions::new(choice.base_urls.clone(), &choice.model);
+    if let Some(tokenizer) = &choice.tokenizer {
+        options.facts = facts(tokenizer, choice.revision.as_deref(), network)?;
+    }
     options.api_key = settings::api_key();
     options.max_connections = choice.max_connections.map_or(options.max_connections, std::num::NonZeroUsize::get);
     options.max_retries = choice.max_retries.unwrap_or(options.max_retries);
     options.timeout = choice.timeout.unwrap_or(options.timeout);
     Endpoint::connect(options).map_err(failure)
+}
+
+/// A service that answers messages.
+///
+/// # Errors
+/// A bad URL or key, several URLs.
+pub(super) fn chat(choice: &EndpointChoice) -> Result<Box<dyn Engine>, Failure> {
+    let [base_url] = choice.base_urls.as_slice() else {
+        let message = format!("conversations as messages go to one server, and {} are named", choice.base_urls.len());
+        return Err(Failure::new(Exit::Usage, message).hint("name one --base-url, or shard the run over several"));
+    };
+    let mut options = ChatOptions::new(Service::OpenAi { base_url: base_url.clone() }, &choice.model);
+    options.api_key = settings::api_key();
+    options.max_connections = choice.max_connections.map_or(options.max_connections, NonZeroUsize::get);
+    options.max_retries = choice.max_retries.unwrap_or(options.max_retries);
+    options.timeout = choice.timeout.unwrap_or(options.timeout);
+    Ok(Box::new(ChatServer::new(options).map_err(failure)?))
+}
+
+/// What `--tokenizer DIRECTORY or HUB-ID` says of a served model.
+fn facts(tokenizer: &str, revision: Option<&str>, network: Network) -> Result<ModelFacts, Failure> {
+    let downloads = Downloads::new(Show::on_stderr(), tokenizer);
+    let found = Hub::from_env(&settings::env, network).tokenizer_dir(tokenizer, revision, &|event| downloads.see(event));
+    downloads.end();
+    let dir = found.map_err(|e| not_at_hand(&e))?;
+    ModelFacts::of_dir(&dir).map_err(|e| failure(EngineError { message: format!("--tokenizer {tokenizer}: {}", e.message), hint: e.hint }))
 }
 
 /// A model that neither lies in a directory nor comes from the hub.

@@ -12,7 +12,9 @@ mod doctor;
 mod downloads;
 mod engines;
 pub mod exit;
+pub mod export;
 pub mod interrupt;
+pub mod judge;
 pub mod layers;
 pub mod model_choice;
 pub mod output;
@@ -54,10 +56,12 @@ pub fn main() -> ExitCode {
 fn dispatch(invocation: Invocation) -> Verdict {
     match invocation.cli.command {
         Command::Report(args) => report::run(&args),
+        Command::Export(args) => export::run(&args),
         Command::Doctor(args) => doctor::run(&args),
         Command::Completions(args) => completions::run(&args),
         Command::Run(args) => run::run(&args, invocation.command_line),
         Command::Score(args) => score::run(&args),
+        Command::Judge(args) => judge::run(&args),
         Command::Certify(args) => certify::run(&args),
         Command::Data(command) => data::run(&command),
         Command::Tasks(command) => tasks::run(&command),

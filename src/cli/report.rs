@@ -6,7 +6,9 @@ use super::{
 };
 use crate::{
     report::{
-        csv, json,
+        csv,
+        html::{self, Subject},
+        json,
         many_runs::NamedScores,
         markdown,
         table::Table,
@@ -54,6 +56,8 @@ pub enum Format {
     Csv,
     /// JSON, numbers in full
     Json,
+    /// One self-contained page with tables, charts, facts and every document
+    Html,
 }
 
 /// Runs the verb.
@@ -62,6 +66,9 @@ pub enum Format {
 /// Exit 2 when a run cannot be read or has no scores, runs are of different suites, no published row has the name, or the file cannot be
 /// written.
 pub fn run(args: &ReportArgs) -> Verdict {
+    if args.format == Format::Html {
+        return page(args);
+    }
     let table = table(args)?;
     match &args.output {
         Some(path) => write_file(path, &rendered(&table, args.format, PLAIN))?,
@@ -83,7 +90,7 @@ pub fn look_of_stdout() -> Look {
 }
 
 fn table(args: &ReportArgs) -> Result<Table, Failure> {
-    let dirs = args.runs.iter().map(|run| RunDir::find(run, Path::new("results")).map_err(failure)).collect::<Result<Vec<_>, _>>()?;
+    let dirs = found(args)?;
     let runs = dirs.iter().map(read).collect::<Result<Vec<_>, _>>()?;
     let suite = runs.first().map(|run| run.scores.suite.clone()).unwrap_or_default();
     if let Some(other) = runs.iter().find(|run| run.scores.suite != suite) {
@@ -103,6 +110,40 @@ fn table(args: &ReportArgs) -> Result<Table, Failure> {
     Ok(Table::of_runs(&runs, &published_rows(&suite, args.against.as_deref())?))
 }
 
+/// One page over all runs, whatever their suites.
+fn page(args: &ReportArgs) -> Verdict {
+    if args.output.is_none() && io::stdout().is_terminal() {
+        let failure = Failure::new(Exit::Usage, "a page is for a browser, not for a terminal");
+        return Err(failure.hint("name a file: --format html --output report.html"));
+    }
+    let dirs = found(args)?;
+    let runs = dirs.iter().map(|dir| subject(dir, args.against.as_deref()).map_err(failure)).collect::<Result<Vec<_>, _>>()?;
+    if let Some(name) = args.against.as_deref().filter(|_| runs.iter().all(|run| run.published.is_none())) {
+        for run in &runs {
+            reference::row(&run.scores.suite, name).map_err(failure)?;
+        }
+    }
+    let page = html::render(&runs);
+    match &args.output {
+        Some(path) => write_file(path, &page)?,
+        None => output::print(&page)?,
+    }
+    Ok(Exit::Ok)
+}
+
+/// A run beside its published row: the named one, or that of its own model. A demo is held against nothing unasked.
+fn subject(dir: &RunDir, against: Option<&str>) -> Result<Subject, ResultsError> {
+    let recorded = dir.recorded()?;
+    let scores = &recorded.scores;
+    let name = against.or_else(|| (!scores.demo).then_some(scores.model.as_str()));
+    let published = name.and_then(|name| reference::row(&scores.suite, name).ok());
+    Ok(Subject { recorded, published })
+}
+
+fn found(args: &ReportArgs) -> Result<Vec<RunDir>, Failure> {
+    args.runs.iter().map(|run| RunDir::find(run, Path::new("results")).map_err(failure)).collect()
+}
+
 /// The named row, or every row of the suite.
 fn published_rows(suite: &str, against: Option<&str>) -> Result<Vec<ReferenceRow>, Failure> {
     match against {
@@ -117,7 +158,7 @@ fn read(dir: &RunDir) -> Result<NamedScores, Failure> {
 
 fn rendered(table: &Table, format: Format, look: Look) -> String {
     match format {
-        Format::Terminal => terminal::render(table, look),
+        Format::Terminal | Format::Html => terminal::render(table, look),
         Format::Markdown => markdown::render(table),
         Format::Csv => csv::render(table),
         Format::Json => json::render(table),

@@ -5,6 +5,7 @@ use super::{
     data_source, engines,
     exit::{Exit, Failure, Verdict},
     interrupt,
+    judge::{self, JudgeFlags},
     model_choice::{EndpointChoice, InProcess, ModelChoice},
     output::{complain, note, print},
     progress::{Progress, Show},
@@ -13,7 +14,11 @@ use super::{
 };
 use crate::{
     dataset::store::Store,
-    engine::{Engine, ModelFacts, RequestKind},
+    engine::{
+        Engine, ModelFacts, RequestKind, Template,
+        chat::fastchat::{Chosen, Family},
+    },
+    metric::Need,
     prompt::requests::digest,
     report::{markdown, table::Table, terminal},
     results::{
@@ -28,12 +33,13 @@ use crate::{
         Finished, Job, Then,
         ask::{AskError, Event},
         execute,
+        judge::expected_calls,
         plan::{self, Plan, PlanError, PlannedTask, Selection, SkipMissing},
-        resources::{ToolError, Tools},
+        resources::{Segmenter, ToolError, Tools, needing, needs},
         task_specs,
     },
     task::{
-        EosStop, PenaltyFrom, Task,
+        EosStop, PenaltyFrom, RequestKindName, Task,
         load::{self, PROTOCOL},
     },
     text::tokenizer::{Special, Tokenizer},
@@ -56,10 +62,8 @@ pub(super) fn run(args: &RunArgs, command_line: CommandLine) -> Verdict {
     let choice = args.model_choice()?;
     let suite = args.suite.first().map_or("ja", String::as_str);
     let published = published(suite, args, &choice)?;
-    let plan = make_plan(suite, args, &choice, facts_at_hand(&choice))?;
-    if matches!(&choice, ModelChoice::Endpoint(EndpointChoice { tokenizer: Some(_), .. })) && !args.dry_run {
-        note("--tokenizer has no effect here: no task of this version counts tokens for a server");
-    }
+    let mut plan = make_plan(suite, args, &choice, facts_at_hand(&choice))?;
+    let segmenter = if args.dry_run { None } else { segmenter(args, &choice, &mut plan)? };
     for (task, why) in &plan.left_out {
         note(&format!("task '{task}' is left out: {why}"));
     }
@@ -71,8 +75,9 @@ pub(super) fn run(args: &RunArgs, command_line: CommandLine) -> Verdict {
         return Ok(Exit::Ok);
     }
     // The directory comes before the model: a wrong path must not cost minutes of loading.
+    let judge = chosen_judge(args, &choice, &plan)?;
     let writer = open(args)?;
-    let result = run_in(args, command_line, &choice, &plan, &writer, published.as_ref());
+    let result = run_in(args, command_line, &choice, &plan, segmenter, &writer, published.as_ref(), judge);
     if result.is_err() {
         // A run that never began leaves no directory behind; one that did is kept whatever happened.
         let _ = writer.discard();
@@ -86,23 +91,42 @@ fn run_in(
     command_line: CommandLine,
     choice: &ModelChoice,
     plan: &Plan,
+    segmenter: Option<Segmenter>,
     writer: &RunWriter,
     published: Option<&ReferenceRow>,
+    mut judge: Option<judge::Chosen>,
 ) -> Verdict {
     let cancel = interrupt::install()?;
-    let mut engine = engines::build(choice, args.threads, data_source::network(args.offline))?;
-    let facts = engine.facts();
-    let tools = Tools::of(&facts);
+    let chat = chat_template(args, choice)?;
+    let mut engine = match choice {
+        // An API answers messages; so does a server that is to apply its model's own template.
+        ModelChoice::Endpoint(servers) if judged(plan) && matches!(chat.template, Template::Messages { .. } | Template::Model) => {
+            engines::chat(servers)?
+        }
+        _ => engines::build(choice, args.threads, data_source::network(args.offline))?,
+    };
+    let mut facts = engine.facts();
+    facts.template = Some(chat.template.clone());
+    let tools = Tools::of(&facts, segmenter);
     tools.check(plan.tasks.iter().map(|t| &t.task)).map_err(|e| tool_failure(&e))?;
-    // Some prompts depend on what the model makes of them.
-    let fitted =
-        if plan.tasks.iter().any(|t| depends_on_model(&t.task)) { Some(make_plan(&plan.suite.name, args, choice, facts)?) } else { None };
+    let fitted = plan.tasks.iter().any(|t| depends_on_model(&t.task)).then(|| fitted(args, choice, plan, facts)).transpose()?;
     let plan = fitted.as_ref().unwrap_or(plan);
-    let spec = spec(args, command_line, choice, plan, engine.as_ref(), writer)?;
+    let mut spec = spec(args, command_line, choice, plan, engine.as_ref(), writer)?;
+    spec.judge = judge.as_ref().map(|j| j.engine.identity().clone());
     let resume = format!("swallow-eval run --resume {}", writer.dir().path().display());
     let progress = Progress::new(if args.quiet { Show::Nothing } else { Show::on_stderr() });
     let onlooker = |event: Event<'_>| progress.see(event);
-    let job = Job { plan, spec, writer, engine: engine.as_mut(), cancel, onlooker: &onlooker, then: then(args), tools: &tools };
+    let job = Job {
+        plan,
+        spec,
+        writer,
+        engine: engine.as_mut(),
+        cancel,
+        onlooker: &onlooker,
+        then: then(args),
+        tools: &tools,
+        judge: judge.as_mut().map(judge::Chosen::judge),
+    };
     let finished = execute(job).map_err(|e| stopped(e, &resume))?;
     if let Some(torn) = &finished.torn {
         note(torn);
@@ -111,9 +135,15 @@ fn run_in(
         complain(&format!("interrupted; everything answered so far is kept\nresume with: {resume}"));
         return Ok(Exit::Interrupted);
     }
+    if let Some(verdicts) = &finished.verdicts {
+        note(&judge::told(verdicts, judge.as_ref().and_then(|j| j.price.as_ref())));
+    }
     match &finished.scores {
         Some(scores) => write_table(scores, writer, published)?,
         None => print(&format!("answers are in {}; `swallow-eval score` scores them\n", writer.dir().path().display()))?,
+    }
+    if let Some(verdicts) = finished.verdicts.as_ref().filter(|v| v.over_budget) {
+        return Ok(judge::incomplete(verdicts, finished.failed));
     }
     judge_failures(args, &finished, &resume)
 }
@@ -138,9 +168,10 @@ fn judge_failures(args: &RunArgs, finished: &Finished, resume: &str) -> Verdict 
     if finished.failed == 0 {
         return Ok(Exit::Ok);
     }
-    let told = format!("{} of {} documents have no answer", finished.failed, finished.documents);
+    let why = finished.failure.as_ref().map_or(String::new(), |why| format!(" (the first: {why})"));
+    let told = format!("{} of {} documents have no answer{why}", finished.failed, finished.documents);
     if args.max_failures.exceeded(finished.failed, finished.documents) {
-        complain(&format!("incomplete: {told}\nask them again with: {resume}"));
+        complain(&format!("incomplete: {told}\nhint: ask them again with: {resume}"));
         return Ok(Exit::Incomplete);
     }
     note(&format!("{told}, which --max-failures allows"));
@@ -179,11 +210,40 @@ fn published(suite: &str, args: &RunArgs, choice: &ModelChoice) -> Result<Option
     }
 }
 
+/// The plan again, now that the model is known: some prompts depend on what it makes of them.
+fn fitted(args: &RunArgs, choice: &ModelChoice, plan: &Plan, facts: ModelFacts) -> Result<Plan, Failure> {
+    let mut fitted = make_plan(&plan.suite.name, args, choice, facts)?;
+    fitted.tasks.retain(|t| !plan.left_out.contains_key(&t.task.name));
+    fitted.left_out.clone_from(&plan.left_out);
+    Ok(fitted)
+}
+
+/// nagisa's words, where a task is scored on them. A demo, and a run that may skip, go on without such tasks.
+fn segmenter(args: &RunArgs, choice: &ModelChoice, plan: &mut Plan) -> Result<Option<Segmenter>, Failure> {
+    let Some(task) = needing(plan.tasks.iter().map(|t| &t.task), Need::Nagisa).map(|t| t.name.clone()) else { return Ok(None) };
+    let demo = *choice == ModelChoice::Demo;
+    let store = if demo { Store::samples() } else { data_source::files(data_source::network(args.offline), args.data_url.as_ref()) };
+    let error = match data_source::nagisa(&store) {
+        Ok(words) => return Ok(Some(words)),
+        Err(error) => error,
+    };
+    let why = if demo { "scored on nagisa's words, whose model no demo brings".to_owned() } else { error.to_string() };
+    if demo || args.skip_missing {
+        plan.leave_out(&why, |task| needs(task).contains(&Need::Nagisa));
+        return Ok(None);
+    }
+    let failure = tool_failure(&error);
+    let skip = "--skip-missing runs the other tasks";
+    let hint = failure.hint.map_or_else(|| skip.to_owned(), |hint| format!("{hint}; {skip}"));
+    Err(Failure::new(Exit::Data, format!("task '{task}': {}", failure.message)).hint(hint))
+}
+
 /// Whether a task's requests are other ones for other models.
 fn depends_on_model(task: &Task) -> bool {
     let request = &task.file.request;
     task.file.arrange.counts_tokens()
         || !request.defects.is_empty()
+        || request.kind == RequestKindName::Chat
         || request.eos_stop != EosStop::No
         || request.sampling.repetition_penalty_from == PenaltyFrom::Model
 }
@@ -193,10 +253,77 @@ fn facts_at_hand(choice: &ModelChoice) -> ModelFacts {
     ModelFacts { tokenizer: tokenizer_of(choice).map(Arc::new), ..ModelFacts::default() }
 }
 
+/// Whether a task of the plan is judged.
+fn judged(plan: &Plan) -> bool {
+    plan.tasks.iter().any(|t| t.task.file.judge.is_some())
+}
+
+/// The judge of a plan with judged tasks, told with the number of its calls; none where nothing is scored.
+fn chosen_judge(args: &RunArgs, choice: &ModelChoice, plan: &Plan) -> Result<Option<judge::Chosen>, Failure> {
+    let Some(rule) = judge::rule(plan.tasks.iter().map(|t| &t.task)).filter(|_| !args.predict_only) else { return Ok(None) };
+    let named = args.judge.judge_url.is_some() || args.judge.judge_model.is_some();
+    let flags = JudgeFlags { judge_demo: args.judge.judge_demo || (*choice == ModelChoice::Demo && !named), ..args.judge.clone() };
+    let chosen = judge::choose(&flags, rule, args.offline)?;
+    let calls = plan.tasks.iter().filter(|t| t.task.file.judge.is_some()).map(|t| expected_calls(&t.asked)).sum();
+    note(&judge::outlook(calls, chosen.price.as_ref()));
+    let chat = chat_template(args, choice)?;
+    note(&format!("conversations are written in the template {}{}", chat.name, chat.caution));
+    Ok(Some(chosen))
+}
+
+/// How conversations are written.
+struct ChatTemplate {
+    template: Template,
+    /// As it stands in the signature.
+    name: String,
+    /// What a reader should know of the choice.
+    caution: &'static str,
+}
+
+/// `--chat-template`, else what FastChat takes for the model's name.
+fn chat_template(args: &RunArgs, choice: &ModelChoice) -> Result<ChatTemplate, Failure> {
+    let model = match choice {
+        // The demo's name says nothing; its tokenizer is a Llama 3's.
+        ModelChoice::Demo => "llama-3",
+        ModelChoice::InProcess(model) => &model.model,
+        ModelChoice::Endpoint(servers) => &servers.model,
+    };
+    let of_family = |family: Family, caution| {
+        let template = match family {
+            Family::Chatgpt => Template::Messages { system: family.system().to_owned() },
+            _ => Template::FastChat(family),
+        };
+        ChatTemplate { template, name: family.name().into(), caution }
+    };
+    match args.chat_template.as_deref() {
+        None => Ok(match Family::of_model(model) {
+            Chosen::ByName(family) => of_family(family, ""),
+            Chosen::Fallback => of_family(
+                Family::OneShot,
+                ", FastChat's fallback for a name it does not know: if the model is of one of its families, name it with --chat-template",
+            ),
+        }),
+        Some("model") => Ok(ChatTemplate { template: Template::Model, name: "model".into(), caution: ", the model's own: off-protocol" }),
+        Some(name) => match Family::by_name(name) {
+            Some(family) => Ok(of_family(family, "")),
+            None => {
+                let unknown = |e: std::io::Error| {
+                    let names: Vec<&str> = Family::ALL.iter().map(|f| f.name()).collect();
+                    Failure::new(Exit::Usage, format!("--chat-template {name}: no family of that name, and no file that can be read ({e})"))
+                        .hint(format!("one of: model, {}, or the path of a Jinja file", names.join(", ")))
+                };
+                let source = std::fs::read_to_string(name).map_err(unknown)?;
+                let name = format!("file:{}", digest([source.as_str()]).get(..8).unwrap_or_default());
+                Ok(ChatTemplate { template: Template::Jinja(source), name, caution: ", a file's: off-protocol" })
+            }
+        },
+    }
+}
+
 pub(super) fn tool_failure(error: &ToolError) -> Failure {
     let exit = match error {
         ToolError::NoTokenizer { .. } => Exit::Engine,
-        ToolError::NoSegmenter { .. } => Exit::Data,
+        ToolError::NoSegmenter { .. } | ToolError::Data(_) | ToolError::Compile(_) => Exit::Data,
         ToolError::Recorded { .. } | ToolError::Results(_) => Exit::Usage,
     };
     let failure = Failure::new(exit, error.to_string());
@@ -276,6 +403,8 @@ fn spec(
         demo: *choice == ModelChoice::Demo,
         tasks: task_specs(plan),
         engine: engine.identity().clone(),
+        judge: None,
+        chat_template: judged(plan).then(|| chat_template(args, choice)).transpose()?.map(|c| c.name),
         defects: args.defects,
         limit: args.limit,
         samples: args.samples.clone().unwrap_or_default().0,
@@ -360,7 +489,7 @@ fn golds_sha256(planned: &PlannedTask) -> String {
     digest(planned.asked.iter().filter_map(|a| a.reference.first()).map(String::as_str))
 }
 
-fn stopped(error: AskError, resume: &str) -> Failure {
+pub(super) fn stopped(error: AskError, resume: &str) -> Failure {
     let kept = format!("what was answered is kept; go on with: {resume}");
     match error {
         AskError::Engine { task, error } => {

@@ -8,8 +8,13 @@ use super::{
     run::{load_tasks, results_failure, tool_failure, write_table},
 };
 use crate::{
+    dataset::Network,
+    metric::Need,
     results::{reference, run_dir::RunDir, spec::RunSpec},
-    run::{rescore, resources::Tools},
+    run::{
+        rescore,
+        resources::{Tools, needing},
+    },
     task::{Task, load},
 };
 use std::path::Path;
@@ -51,8 +56,9 @@ pub(super) fn run(args: &ScoreArgs) -> Verdict {
 
 /// What scoring this run needs.
 fn recorded_tools(dir: &RunDir, spec: &RunSpec, tasks: &[Task]) -> Result<Tools, Failure> {
-    let tools = Tools::recorded(dir).map_err(|e| tool_failure(&e))?;
-    let of_run = tasks.iter().filter(|task| spec.tasks.iter().any(|t| t.task == task.name));
-    tools.check(of_run).map_err(|e| tool_failure(&e))?;
+    let of_run = || tasks.iter().filter(|task| spec.tasks.iter().any(|t| t.task == task.name));
+    let segmenter = needing(of_run(), Need::Nagisa).map(|_| data_source::nagisa(&data_source::files(Network::Allowed, None)));
+    let tools = Tools::recorded(dir, segmenter.transpose().map_err(|e| tool_failure(&e))?).map_err(|e| tool_failure(&e))?;
+    tools.check(of_run()).map_err(|e| tool_failure(&e))?;
     Ok(tools)
 }

@@ -260,6 +260,17 @@ impl Store {
         Ok((path, content))
     }
 
+    /// The content of the one file of a split that holds no records.
+    ///
+    /// # Errors
+    /// As [`Store::content`]; [`DatasetError::NoSplit`].
+    pub fn whole(&self, manifest: &Manifest, split: &str) -> Result<Vec<u8>, DatasetError> {
+        let files = manifest.form.iter().flat_map(|form| &form.files);
+        let file = files.filter(|f| f.split == split).min_by_key(|f| self.locate(f).is_none());
+        let file = file.ok_or_else(|| DatasetError::NoSplit { dataset: manifest.name.clone(), split: split.to_owned() })?;
+        Ok(self.content(manifest, file)?.1)
+    }
+
     fn nowhere(&self, manifest: &Manifest, file: &DataFile) -> DatasetError {
         let url = file.url.clone().unwrap_or_else(|| format!("nobody as a download ({} says why)", manifest.homepage));
         DatasetError::Missing { dataset: manifest.name.clone(), file: file.path.clone(), looked: self.looked(), url }

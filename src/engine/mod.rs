@@ -7,19 +7,18 @@
 pub mod chat;
 pub mod demo;
 pub mod endpoint;
+pub mod facts;
 pub mod llama;
 pub mod replay;
 
-use crate::text::tokenizer::Tokenizer;
+pub use facts::ModelFacts;
+
 use serde::{Deserialize, Serialize};
 use sha2::{Digest, Sha256};
 use std::{
     fmt,
     ops::ControlFlow,
-    sync::{
-        Arc,
-        atomic::{AtomicBool, Ordering},
-    },
+    sync::atomic::{AtomicBool, Ordering},
 };
 
 /// Key of a request: the first 128 bits (32 hex digits) of the SHA-256 of its content.
@@ -225,23 +224,6 @@ impl AnswerForm {
     fn is_text(&self) -> bool {
         *self == AnswerForm::Text
     }
-}
-
-/// What is known of the evaluated model before it answers. Some protocols count its tokens when they build prompts, or score with them.
-#[derive(Clone, Debug, Default)]
-pub struct ModelFacts {
-    /// Its tokenizer.
-    pub tokenizer: Option<Arc<Tokenizer>>,
-    /// `max_position_embeddings`.
-    pub max_positions: Option<u32>,
-    /// `repetition_penalty` of its generation_config.json.
-    pub repetition_penalty: Option<f64>,
-    /// `top_k` of its generation_config.json.
-    pub top_k: Option<u32>,
-    /// `top_p` of its generation_config.json.
-    pub top_p: Option<f64>,
-    /// How conversations with it are written, where that has been chosen.
-    pub template: Option<Template>,
 }
 
 /// Special tokens before the prompt.

@@ -52,6 +52,7 @@ fn words(request: &Request) -> String {
 }
 
 fn turn(text: String) -> Turn {
-    let raw = Generated { text: text.clone(), token_ids: None, finish: Finish::EndToken, prompt_tokens: None, new_tokens: None, notes: vec![] };
+    let raw =
+        Generated { text: text.clone(), token_ids: None, finish: Finish::EndToken, prompt_tokens: None, new_tokens: None, notes: vec![] };
     Turn { answer: text, raw }
 }

@@ -112,7 +112,10 @@ mod tests {
     fn values_are_not_parsed_again() {
         let (system, prompt) = ask("stem", 0);
         assert_eq!(system, "You are a helpful assistant.");
-        assert!(prompt.ends_with("[Question]\n問{answer}\n\n[The Start of Assistant's Answer]\n{question_2}答\n[The End of Assistant's Answer]"));
+        assert!(
+            prompt
+                .ends_with("[Question]\n問{answer}\n\n[The Start of Assistant's Answer]\n{question_2}答\n[The End of Assistant's Answer]")
+        );
         assert!(!prompt.contains("模範"));
     }
 

@@ -67,16 +67,13 @@ impl Counts {
     pub fn bleu(&self) -> CorpusScore {
         let mut precisions = [0.0; ORDER];
         let mut smoothing = 1.0;
-        for n in 0..ORDER {
-            let total = self.total[n] as f64;
-            if self.total[n] == 0 {
-                break;
-            }
-            precisions[n] = if self.correct[n] == 0 {
+        let counted = self.correct.iter().zip(&self.total).take_while(|(_, total)| **total > 0);
+        for (precision, (correct, total)) in precisions.iter_mut().zip(counted) {
+            *precision = if *correct == 0 {
                 smoothing *= 2.0;
-                100.0 / (smoothing * total)
+                100.0 / (smoothing * *total as f64)
             } else {
-                100.0 * self.correct[n] as f64 / total
+                100.0 * *correct as f64 / *total as f64
             };
         }
         let brevity = match (self.sys_len, self.ref_len) {

@@ -8,6 +8,7 @@ pub mod exact_match;
 pub mod numpy_random;
 pub mod rating;
 pub mod rouge;
+pub mod segment;
 pub mod tokenizer_13a;
 
 use serde::{Deserialize, Serialize};
@@ -60,13 +61,19 @@ pub enum Need {
     Nagisa,
 }
 
+/// Text to the evaluated model's token ids, without special tokens.
+pub type TokenIds<'r> = &'r (dyn Fn(&str) -> Vec<u32> + Sync);
+
+/// Text to its words.
+pub type Words<'r> = &'r (dyn Fn(&str) -> Vec<String> + Sync);
+
 /// Loaded resources, for the metrics that [need](Metric::needs) them. The default has none.
 #[derive(Clone, Copy, Default)]
 pub struct Resources<'r> {
-    /// Text to the evaluated model's token ids, without special tokens.
-    pub tokens: Option<&'r (dyn Fn(&str) -> Vec<u32> + Sync)>,
-    /// Text to nagisa's words.
-    pub segment: Option<&'r (dyn Fn(&str) -> Vec<String> + Sync)>,
+    /// The evaluated model's tokenizer.
+    pub tokens: Option<TokenIds<'r>>,
+    /// nagisa.
+    pub segment: Option<Words<'r>>,
 }
 
 /// One way of scoring.

@@ -142,10 +142,7 @@ mod tests {
 
     #[test]
     fn choices_are_averaged_before_they_meet() {
-        let documents = [
-            document(&[Some(8.0), Some(6.0)], &[Some(4.0), None]),
-            document(&[None, Some(10.0)], &[Some(6.0), Some(2.0)]),
-        ];
+        let documents = [document(&[Some(8.0), Some(6.0)], &[Some(4.0), None]), document(&[None, Some(10.0)], &[Some(6.0), Some(2.0)])];
         // Choice 0: 8, 4, 6 = 6; choice 1: 6, 10, 2 = 6.
         assert_eq!(aggregate(Figure::Mean, &documents), Some(0.6));
         assert_eq!(aggregate(Figure::Deviation, &documents), Some(0.0));

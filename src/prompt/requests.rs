@@ -2,7 +2,9 @@
 
 use super::fit::{self, FitError};
 use crate::engine::{Chat, Generate, ModelFacts, Request, RequestKind, Sampling, Template, TokenRules};
-use crate::task::{Arrange, EosStop, PenaltyFrom, RequestKindName, RequestRule, Task, TemplateName, document::Document, judged::ChatRule, load::TaskError};
+use crate::task::{
+    Arrange, EosStop, PenaltyFrom, RequestKindName, RequestRule, Task, TemplateName, document::Document, judged::ChatRule, load::TaskError,
+};
 use serde::Serialize;
 use serde_json::Value;
 use sha2::{Digest, Sha256};
@@ -115,7 +117,8 @@ const TRANSFORMERS_TOP_K: u32 = 50;
 ///
 /// `torch.manual_seed(i)` before choice `i` (`gen_model_answer.py:106`) does not reach a greedy one: those are equal, one request, asked once.
 fn conversations(rule: &ChatRule, max_new_tokens: u32, document: &Document, prompt: String, facts: &ModelFacts) -> Vec<Request> {
-    let turns: Vec<&str> = document.fields.get(&rule.turns).and_then(Value::as_array).into_iter().flatten().filter_map(Value::as_str).collect();
+    let turns: Vec<&str> =
+        document.fields.get(&rule.turns).and_then(Value::as_array).into_iter().flatten().filter_map(Value::as_str).collect();
     let temperature = rule.temperature.get(&document.group).copied().unwrap_or(DEFAULT_TEMPERATURE);
     let greedy = temperature < GREEDY_BELOW;
     let conversation = |choice: u32| {

@@ -4,6 +4,7 @@
 //! Not here: files, terminals (the caller says how wide one is), and arithmetic beyond the difference of two cells.
 
 pub mod csv;
+pub mod html;
 pub mod json;
 pub mod many_runs;
 pub mod markdown;

@@ -9,8 +9,10 @@
 pub mod atomic;
 pub mod clock;
 pub mod command_line;
+pub mod export;
 pub mod journal;
 mod jsonl;
+pub mod recorded;
 pub mod reference;
 pub mod requests;
 pub mod run_dir;

@@ -170,7 +170,7 @@ fn restore(line: RequestLine, prefixes: &BTreeMap<String, String>) -> Result<Pla
 }
 
 /// Everything of a request but its [`RequestKind::text`].
-fn fields_but_text(kind: &RequestKind) -> Map<String, Value> {
+pub fn fields_but_text(kind: &RequestKind) -> Map<String, Value> {
     let field = match kind {
         RequestKind::Generate(_) | RequestKind::Chat(_) => "prompt",
         RequestKind::LogLikelihood(_) => "context",

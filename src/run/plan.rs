@@ -145,6 +145,15 @@ pub fn select(suite: &Suite, names: &[String], tasks: &[Task]) -> Result<Vec<Tas
     Ok(chosen)
 }
 
+impl Plan {
+    /// Leaves tasks out after all.
+    pub fn leave_out(&mut self, why: &str, which: impl Fn(&Task) -> bool) {
+        for planned in self.tasks.extract_if(.., |planned| which(&planned.task)) {
+            self.left_out.insert(planned.task.name, why.to_owned());
+        }
+    }
+}
+
 /// Makes the plan. With `skip_missing`, tasks without data are left out instead of failing the plan.
 ///
 /// # Errors

@@ -1,11 +1,19 @@
 //! What metrics need beside answers, and the steps of `answer` that need the model's tokenizer: brought once a run.
 
+use crate::dataset::{DatasetError, fetch::Progress, manifest::Manifest, store::Store};
 use crate::engine::ModelFacts;
-use crate::metric::{self, Need, Resources};
+use crate::metric::{
+    self, Need, Resources,
+    segment::{
+        compile::{CompileError, compile},
+        nagisa::Nagisa,
+    },
+};
 use crate::results::{ResultsError, run_dir::RunDir};
 use crate::task::{Defect, Task};
 use crate::text::tokenizer::{Special, Tokenizer, TokenizerError};
-use std::sync::Arc;
+use flate2::read::GzDecoder;
+use std::{io::Read, sync::Arc};
 
 /// A word segmenter.
 pub type Segmenter = Arc<dyn Fn(&str) -> Vec<String> + Send + Sync>;
@@ -34,6 +42,12 @@ pub enum ToolError {
         /// Task name.
         task: String,
     },
+    /// A file of nagisa's model (exit code 4).
+    #[error(transparent)]
+    Data(#[from] DatasetError),
+    /// What is in it (exit code 4).
+    #[error(transparent)]
+    Compile(#[from] CompileError),
     /// The tokenizer in a run directory is broken.
     #[error("the tokenizer in {path}: {cause}")]
     Recorded {
@@ -49,29 +63,60 @@ pub enum ToolError {
 
 impl ToolError {
     /// What the user can do.
-    pub fn hint(&self) -> Option<&'static str> {
+    pub fn hint(&self) -> Option<String> {
         match self {
-            ToolError::NoTokenizer { .. } => Some("--tokenizer names a directory with the model's tokenizer.json, or its hub id"),
-            ToolError::NoSegmenter { .. } => Some("`swallow-eval data fetch nagisa` brings it"),
-            ToolError::Recorded { .. } | ToolError::Results(_) => None,
+            ToolError::NoTokenizer { .. } => {
+                Some("--tokenizer names a directory with the model's tokenizer.json, or its hub id".to_owned())
+            }
+            ToolError::NoSegmenter { .. } => Some("`swallow-eval data fetch nagisa` brings it".to_owned()),
+            ToolError::Data(error) => error.hint(),
+            ToolError::Compile(_) | ToolError::Recorded { .. } | ToolError::Results(_) => None,
         }
     }
 }
 
+/// nagisa's segmenter, compiled from its model files once and kept in the cache under their digest.
+///
+/// # Errors
+/// [`ToolError::Data`], [`ToolError::Compile`].
+pub fn nagisa(store: &Store, progress: &dyn Fn(Progress)) -> Result<Segmenter, ToolError> {
+    const COMPILED: &str = "nagisa-1";
+    let manifest = Manifest::builtin("nagisa")?;
+    let key = format!("{COMPILED}-{}", &manifest.sha256[..16]);
+    let compiled = store.derived(&key, || -> Result<Vec<u8>, ToolError> {
+        store.ensure(&manifest, &manifest.splits(), progress)?;
+        let content = |split: &str| store.whole(&manifest, split);
+        Ok(compile(&decompressed(&content("dict")?)?, &content("model")?)?)
+    })?;
+    let nagisa = Nagisa::from_bytes(&compiled)?;
+    Ok(Arc::new(move |text: &str| nagisa.words(text)))
+}
+
+fn decompressed(gzip: &[u8]) -> Result<Vec<u8>, CompileError> {
+    let mut plain = Vec::new();
+    GzDecoder::new(gzip).read_to_end(&mut plain).map_err(|e| CompileError::Dictionary(e.to_string()))?;
+    Ok(plain)
+}
+
+/// The first task that needs something.
+pub fn needing<'t>(tasks: impl IntoIterator<Item = &'t Task>, need: Need) -> Option<&'t Task> {
+    tasks.into_iter().find(|task| needs(task).contains(&need))
+}
+
 impl Tools {
     /// Of a run that begins.
-    pub fn of(facts: &ModelFacts) -> Self {
-        Tools { tokenizer: facts.tokenizer.clone(), segmenter: None }
+    pub fn of(facts: &ModelFacts, segmenter: Option<Segmenter>) -> Self {
+        Tools { tokenizer: facts.tokenizer.clone(), segmenter }
     }
 
     /// Of a recorded run, which keeps the tokenizer that it needs.
     ///
     /// # Errors
     /// [`ToolError::Recorded`].
-    pub fn recorded(dir: &RunDir) -> Result<Self, ToolError> {
-        let Some(path) = dir.tokenizer() else { return Ok(Tools::default()) };
+    pub fn recorded(dir: &RunDir, segmenter: Option<Segmenter>) -> Result<Self, ToolError> {
+        let Some(path) = dir.tokenizer() else { return Ok(Tools { tokenizer: None, segmenter }) };
         let tokenizer = Tokenizer::from_dir(&path).map_err(|cause| ToolError::Recorded { path: path.display().to_string(), cause })?;
-        Ok(Tools { tokenizer: Some(Arc::new(tokenizer)), segmenter: None })
+        Ok(Tools { tokenizer: Some(Arc::new(tokenizer)), segmenter })
     }
 
     /// Whether everything is at hand that scoring these tasks needs.

@@ -25,6 +25,8 @@ pub struct Circumstances<'c> {
     pub spec: &'c TaskSpec,
     /// Who answered.
     pub engine: &'c Identity,
+    /// How conversations were written, where any were held.
+    pub chat_template: Option<&'c str>,
     /// Whether the numbers mean anything.
     pub purpose: Purpose,
     /// What is done about upstream defects.
@@ -93,6 +95,7 @@ fn score_document(
         scores: metrics.iter().zip(&scores).map(|(m, s)| (m.name().to_owned(), s.value)).collect(),
         failure,
         notes: response.map(|r| r.notes.clone()).unwrap_or_default(),
+        turns: Vec::new(),
     };
     (sample, scores)
 }
@@ -123,7 +126,7 @@ fn decoded(task: &Task, asked: &Generate, document: &[PlannedRequest], answers: 
     Some(answer::cleaned_and_cut(&text, asked.rules.cleanup, &stops))
 }
 
-fn prompt_sha256(kind: &RequestKind) -> String {
+pub(super) fn prompt_sha256(kind: &RequestKind) -> String {
     Sha256::digest(kind.text()).iter().map(|b| format!("{b:02x}")).collect()
 }
 
@@ -155,7 +158,7 @@ fn aggregate_task(task: &Task, samples: &[Sample], scores: &BTreeMap<&str, Vec<S
     }
 }
 
-fn sign(task: &Task, n: u64, departures: &[String], around: Circumstances<'_>) -> String {
+pub(super) fn sign(task: &Task, n: u64, departures: &[String], around: Circumstances<'_>) -> String {
     signature(&Parts {
         protocol: PROTOCOL,
         task: &task.name,

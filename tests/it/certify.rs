@@ -7,6 +7,7 @@ use std::fs;
 use std::path::{Path, PathBuf};
 use swallow_eval::certify::{self, Inputs, report::Folder};
 use swallow_eval::dataset::{manifest::Manifest, store::Store};
+use swallow_eval::run::resources;
 
 /// Goldens written by us.
 fn committed() -> PathBuf {
@@ -19,7 +20,9 @@ fn replay(dir: &Path, store: Option<&Store>) -> certify::Report {
         store.expect("asked only with a store").records(&manifest, split).map_err(|e| e.to_string())
     };
     let data: Option<certify::llm_jp::Data<'_>> = if store.is_some() { Some(&records) } else { None };
-    certify::run(dir, &Inputs { data, segment: None, progress: &|_| {} }).unwrap_or_else(|e| panic!("{}: {e}", dir.display()))
+    let words = store.and_then(|store| resources::nagisa(store, &|_| {}).ok());
+    let segment: Option<certify::Words<'_>> = words.as_ref().map(|words| &**words as _);
+    certify::run(dir, &Inputs { data, segment, progress: &|_| {} }).unwrap_or_else(|e| panic!("{}: {e}", dir.display()))
 }
 
 fn assert_certified(report: &certify::Report) {
@@ -34,10 +37,10 @@ fn committed_goldens() {
     let report = replay(&committed(), Some(&Store::samples()));
     assert_certified(&report);
     let names: Vec<&str> = report.folders.iter().map(|f| f.name.as_str()).collect();
-    for needed in ["ja-llmjp/_metrics", "ja-llmjp/jmmlu", "pyrandom"] {
+    for needed in ["ja-llmjp/_metrics", "ja-llmjp/jmmlu", "metrics", "pyrandom"] {
         assert!(names.contains(&needed), "{names:?}");
     }
-    for folder in report.folders.iter().filter(|f| f.name.starts_with("ja-llmjp")) {
+    for folder in report.folders.iter().filter(|f| f.name != "ja-harness/wmt20_en_ja") {
         assert_eq!(folder.left_out, Vec::<String>::new(), "{}", folder.name);
     }
 }
@@ -48,6 +51,10 @@ fn recorded_goldens() {
     let store = folder_of("SWALLOW_EVAL_DATA").map(|mirror| Store::mirror_only(&mirror));
     let report = replay(&golden, store.as_ref());
     assert_certified(&report);
+    if store.is_some() {
+        let left_out: Vec<&String> = report.folders.iter().filter(|f| f.name.starts_with("ja-harness")).flat_map(|f| &f.left_out).collect();
+        assert!(left_out.is_empty(), "{left_out:?}");
+    }
     eprintln!("certified: {} rows, {} fields", report.rows(), report.fields());
     eprintln!("not built yet: {} folders ({})", report.not_built.len(), report.not_built.join(", "));
 }
@@ -96,10 +103,16 @@ struct Field {
     file: &'static str,
     pointer: String,
     name: String,
+    damage: fn(&mut Value),
 }
 
 fn field(file: &'static str, pointer: &str, name: &str) -> Field {
-    Field { file, pointer: pointer.into(), name: name.into() }
+    Field { file, pointer: pointer.into(), name: name.into(), damage }
+}
+
+/// A number at the top of a row that is compared within a tolerance of 1e-12.
+fn near(file: &'static str, name: &str) -> Field {
+    Field { damage: damage_beyond_tolerance, ..field(file, &format!("/{name}"), name) }
 }
 
 /// Changes one character of a JSON value: the last of a text, the last digit of a number, the first such value of a list or object.
@@ -111,9 +124,10 @@ fn damage(value: &mut Value) {
         }
         Value::Number(number) => {
             let text = number.to_string();
-            let (head, last) = text.split_at(text.len() - 1);
-            let other = if last == "1" { "2" } else { "1" };
-            *value = serde_json::from_str(&format!("{head}{other}")).unwrap();
+            // The last digit; of a long one the tenth, because what went through a logarithm is compared to 12 digits.
+            let at = if text.len() > 12 { 10 } else { text.len() - 1 };
+            let other = if text[at..].starts_with('1') { "2" } else { "1" };
+            *value = serde_json::from_str(&format!("{}{other}{}", &text[..at], &text[at + 1..])).unwrap();
         }
         Value::Bool(flag) => *flag = !*flag,
         Value::Null => *value = Value::from(1),
@@ -123,8 +137,14 @@ fn damage(value: &mut Value) {
     }
 }
 
+/// Changes a number by little more than the tolerance.
+fn damage_beyond_tolerance(value: &mut Value) {
+    let number = value.as_f64().unwrap();
+    *value = Value::from(if number == 0.0 { 1e-11 } else { number * (1.0 + 1e-11) });
+}
+
 /// Damages `pointer` in the first row of the file that has it, and writes the file.
-fn damage_file(path: &Path, pointer: &str) {
+fn damage_file(path: &Path, pointer: &str, damage: fn(&mut Value)) {
     let text = fs::read_to_string(path).unwrap();
     if path.extension().is_some_and(|e| e == "json") {
         let mut object: Value = serde_json::from_str(&text).unwrap();
@@ -144,6 +164,10 @@ fn check_every_field(kind: &str, name: &str, store: Option<&Store>, fields: &[Fi
     let copy_of = root.join(name);
     let golden = committed().join(kind).join(name);
     copy(&golden, &copy_of);
+    // The tokenizer that folders of these kinds share.
+    if ["ja-harness", "metrics"].contains(&kind) {
+        copy(&committed().join("ja-harness/tokenizer"), &dir.path().join("ja-harness/tokenizer"));
+    }
     let only = |report: certify::Report| -> Folder { report.folders.into_iter().next().unwrap() };
     let path = if name.is_empty() { &root } else { &copy_of };
     let clean = only(replay(path, store));
@@ -151,8 +175,8 @@ fn check_every_field(kind: &str, name: &str, store: Option<&Store>, fields: &[Fi
     let compared: BTreeSet<String> = clean.compared.keys().cloned().collect();
     let listed: BTreeSet<String> = fields.iter().map(|f| format!("{} {}", f.file, f.name)).collect();
     assert_eq!(compared, listed, "{kind}/{name}: every compared field is in this test's list, and the reverse");
-    for Field { file, pointer, name: field } in fields {
-        damage_file(&copy_of.join(file), pointer);
+    for Field { file, pointer, name: field, damage } in fields {
+        damage_file(&copy_of.join(file), pointer, *damage);
         let report = only(replay(path, store));
         let found: Vec<(&str, &str)> = report.mismatches.iter().map(|m| (m.file.as_str(), m.field.as_str())).collect();
         assert_eq!(found, [(*file, field.as_str())], "{kind}/{name}: {file} {pointer}");
@@ -233,26 +257,114 @@ fn every_change_in_the_metric_vectors_is_seen() {
 }
 
 #[test]
+fn every_change_in_the_harness_metric_vectors_is_seen() {
+    let mut fields =
+        vec![near("bleu_sacrebleu.jsonl", "score"), near("bleu_sacrebleu.jsonl", "bp"), near("rouge_bootstrap.jsonl", "plain_mean")];
+    for (file, keys) in [
+        ("bleu_sacrebleu.jsonl", &["counts", "totals", "precisions", "sys_len", "ref_len"][..]),
+        ("decode_cleanup.jsonl", &["cleaned"]),
+        ("mgsm_extract.jsonl", &["extracted", "is_integer_answer"]),
+        ("rouge_bootstrap.jsonl", &["low", "mid", "high"]),
+        ("tokenizer_13a.jsonl", &["tokenized", "rstripped_first"]),
+    ] {
+        fields.extend(keys.iter().map(|key| field(file, &format!("/{key}"), key)));
+    }
+    for key in ["whitespace/rouge1", "whitespace/rouge2", "whitespace/rougeL"] {
+        fields.push(field("rouge_score.jsonl", &format!("/{key}"), &key.replace('/', ".")));
+    }
+    for key in ["rouge1", "rouge2", "rougeL", "prediction_tokens"] {
+        fields.push(field("rouge_score.jsonl", &format!("/model_tokenizer/{key}"), &format!("model_tokenizer.{key}")));
+    }
+    check_every_field("metrics", "", None, &fields);
+}
+
+/// Changes one random file in a copy of the folder, and says what certify finds: file, row and field.
+fn found_in_random_vectors(name: &str, change: impl FnOnce(&Path)) -> Vec<(String, String, String)> {
+    let dir = tempfile::tempdir().unwrap();
+    let root = dir.path().join("pyrandom");
+    copy(&committed().join("pyrandom"), &root);
+    change(&root.join(name));
+    replay(&root, None).folders.remove(0).mismatches.into_iter().map(|m| (m.file, m.row, m.field)).collect()
+}
+
+#[test]
 fn every_change_in_the_random_vectors_is_seen() {
     let folder = committed().join("pyrandom");
     for entry in fs::read_dir(&folder).unwrap() {
         let name = entry.unwrap().file_name().into_string().unwrap();
-        if !name.starts_with("python_seed_") {
-            continue;
-        }
         let object: Value = serde_json::from_str(&fs::read_to_string(folder.join(&name)).unwrap()).unwrap();
         let lists: Vec<&String> = object.as_object().unwrap().iter().filter(|(_, v)| v.is_array()).map(|(k, _)| k).collect();
-        assert!(lists.len() >= 10, "{name} has the lists of the recorded vectors");
+        let needed =
+            [("python_seed_", 13), ("numpy_legacy_seed_", 7), ("protocol_", 0)].into_iter().find(|(prefix, _)| name.starts_with(prefix));
+        assert_eq!(needed.map(|(_, count)| count), Some(lists.len()), "{name} has the lists of the recorded vectors");
         for list in lists {
-            let dir = tempfile::tempdir().unwrap();
-            let root = dir.path().join("pyrandom");
-            copy(&folder, &root);
             let last = object[list].as_array().unwrap().len() - 1;
-            damage_file(&root.join(&name), &format!("/{list}/{last}"));
-            let report = replay(&root, None);
-            let found: Vec<(&str, &str, &str)> =
-                report.folders[0].mismatches.iter().map(|m| (m.file.as_str(), m.row.as_str(), m.field.as_str())).collect();
-            assert_eq!(found, [(name.as_str(), format!("{list}[{last}]").as_str(), list.as_str())]);
+            let found = found_in_random_vectors(&name, |path| damage_file(path, &format!("/{list}/{last}"), damage));
+            assert_eq!(found, [(name.clone(), format!("{list}[{last}]"), list.clone())]);
         }
+    }
+}
+
+#[test]
+fn every_change_in_the_order_and_draws_of_a_protocol_is_seen() {
+    const FILE: &str = "protocol_jp_harness.json";
+    let task = "pool_is_the_split";
+    let drop_last = |value: &mut Value| drop(value.as_array_mut().unwrap().pop());
+    for (pointer, change, row, field) in [
+        ("order", damage as fn(&mut Value), task.to_owned(), "order"),
+        ("draws/3", damage, format!("{task} draws[3]"), "draws"),
+        ("draws", drop_last, task.to_owned(), "documents"),
+    ] {
+        let found = found_in_random_vectors(FILE, |path| damage_file(path, &format!("/tasks/{task}/{pointer}"), change));
+        assert_eq!(found, [(FILE.to_owned(), row, field.to_owned())], "{pointer}");
+    }
+}
+
+/// The compared fields of every folder of the JP harness, and those that one of them alone has.
+#[test]
+fn every_change_in_a_folder_of_the_jp_harness_is_seen() {
+    let own: [(&str, &[&str], &[&str], &[&str]); 3] = [
+        ("mgsm", &["answer"], &["acc"], &["acc"]),
+        (
+            "wmt20_ja_en",
+            &["tokenized_13a", "tokenized_13a_reference"],
+            &["bleu_one_document_corpus", "counts", "totals", "sys_len", "ref_len"],
+            &["bleu", "counts", "totals", "sys_len", "ref_len", "precisions", "bp"],
+        ),
+        (
+            "xlsum_ja",
+            &["tokens", "reference_tokens"],
+            &["rouge2_f", "rouge2_p", "rouge2_r"],
+            &["rouge2", "rouge2_plain_mean_of_f_times_100"],
+        ),
+    ];
+    for (folder, extracted, scores, metrics) in own {
+        let mut fields = vec![
+            field("fewshot.json", "/pool_size", "pool_size"),
+            field("fewshot.json", "/documents", "documents"),
+            field("fewshot.json", "/draws/1/rnd_sample_indices", "rnd_sample_indices"),
+            field("scoring.jsonl", "/reference", "reference"),
+            field("scoring.jsonl", "/extracted/completion", "extracted.completion"),
+            field("summary.json", "/n", "n"),
+        ];
+        if folder != "wmt20_ja_en" {
+            fields.push(field("fewshot.json", "/pool", "pool"));
+        }
+        for key in ["kind", "prompt", "stop", "max_new_tokens", "temperature"] {
+            fields.push(field("requests.jsonl", &format!("/request/{key}"), &format!("request.{key}")));
+        }
+        for key in ["task", "num_fewshot", "documents_in_full_run", "sha256_of_all_prompts_in_evaluation_order"] {
+            fields.push(field("summary.json", &format!("/settings/{key}"), &format!("settings.{key}")));
+        }
+        fields.extend(extracted.iter().map(|key| field("scoring.jsonl", &format!("/extracted/{key}"), &format!("extracted.{key}"))));
+        fields.extend(scores.iter().map(|key| field("scoring.jsonl", &format!("/scores/{key}"), &format!("scores.{key}"))));
+        fields.extend(metrics.iter().map(|key| field("summary.json", &format!("/metrics/{key}"), &format!("metrics.{key}"))));
+        let (asked, gold) = match folder {
+            "mgsm" => ("/doc/question", "/doc/answer_number"),
+            "xlsum_ja" => ("/doc/text", "/doc/summary"),
+            _ => ("/doc/src", "/doc/ref"),
+        };
+        fields.extend([field("requests.jsonl", asked, "doc"), field("requests.jsonl", gold, "doc (gold)")]);
+        check_every_field("ja-harness", folder, Some(&Store::samples()), &fields);
     }
 }

@@ -10,6 +10,7 @@
 
 mod archive;
 mod bad_input;
+mod bad_server;
 mod certify;
 mod cli;
 mod contract;
@@ -18,7 +19,9 @@ mod data_verb;
 mod endpoint;
 mod endpoint_faults;
 mod house;
+mod html;
 mod hub;
+mod jp_harness;
 mod llama_server;
 mod models;
 mod records;

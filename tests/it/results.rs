@@ -48,6 +48,8 @@ fn spec(id: &str) -> RunSpec {
         demo: false,
         tasks: vec![task],
         engine: Identity { engine: "replay".into(), model: "m".into(), ..Identity::default() },
+        judge: None,
+        chat_template: None,
         defects: Defects::Faithful,
         limit: None,
         samples: BTreeMap::new(),
@@ -88,6 +90,7 @@ fn answered(request: &Request) -> Outcome {
         prompt_tokens: Some(9),
         new_tokens: Some(2),
         notes: vec![],
+        turns: vec![],
     };
     Ok(Response { id: request.id.clone(), output: Output::Generated(generated) })
 }
@@ -105,6 +108,7 @@ fn sample(planned: &PlannedRequest) -> Sample {
         scores: BTreeMap::from([("char_f1".to_owned(), 1.0 / 3.0)]),
         failure: None,
         notes: vec![],
+        turns: vec![],
     }
 }
 

@@ -23,6 +23,16 @@ pub(super) struct Texts<'t> {
     pub(super) extracted: &'t str,
     /// What it is compared with.
     pub(super) gold: &'t str,
+    /// Completion and gold as BLEU counts them, before `13a`; `None` where the segmenter that it needs is not at hand.
+    pub(super) segmented: Option<[String; 2]>,
+}
+
+impl Texts<'_> {
+    /// BLEU's counts of this row alone.
+    pub(super) fn counts(&self) -> Option<Counts> {
+        let [completion, gold] = self.segmented.as_ref()?;
+        Some(Counts::of(gold, completion))
+    }
 }
 
 impl Replay<'_> {
@@ -30,18 +40,19 @@ impl Replay<'_> {
         metric::by_name(&self.task.file.headline).expect("checked when the task was loaded")
     }
 
-    /// A text as BLEU counts it, before `13a`; `None` where the segmenter that it needs is not at hand.
-    fn segmented(&self, text: &str) -> Option<String> {
+    /// See [`Texts::segmented`].
+    pub(super) fn segmented(&self, completion: &str, gold: &str) -> Option<[String; 2]> {
         match self.headline().needs() {
-            [metric::Need::Nagisa] => self.resources.segment.map(|words| bleu::segmented(words, text)),
-            _ => Some(text.to_owned()),
+            [metric::Need::Nagisa] => self.resources.segment.map(|words| [completion, gold].map(|text| bleu::segmented(words, text))),
+            _ => Some([completion, gold].map(str::to_owned)),
         }
     }
 
     /// `extracted`: the completion, and what the metric made of it and of the reference.
     pub(super) fn extracted(&self, report: &mut Folder, source: &Source, row: &Row, texts: &Texts<'_>) -> Result<(), CertifyError> {
         let tokens = |text: &str| self.tokenizer.tokens(text).map(|t| json!(t)).map_err(|e| CertifyError::Data(e.to_string()));
-        let thirteen = |text: &str| self.segmented(text).map(|text| json!(tokenizer_13a::tokenize(&text)));
+        let segmented = |which: usize| texts.segmented.as_ref().map(|both| both[which].as_str());
+        let thirteen = |which: usize| segmented(which).map(|text| json!(tokenizer_13a::tokenize(text)));
         for (key, expected) in source.object_of(&row.fields, "extracted", Some(row.line))? {
             let field = format!("extracted.{key}");
             let got = match key.as_str() {
@@ -50,10 +61,10 @@ impl Replay<'_> {
                     report.check_text(&source.name, &row.id, &field, &text_of(expected), texts.extracted);
                     continue;
                 }
-                "segmented" => self.segmented(texts.completion).map(Value::from),
-                "segmented_reference" => self.segmented(texts.gold).map(Value::from),
-                "tokenized_13a" => thirteen(texts.completion),
-                "tokenized_13a_reference" => thirteen(texts.gold),
+                "segmented" => segmented(0).map(Value::from),
+                "segmented_reference" => segmented(1).map(Value::from),
+                "tokenized_13a" => thirteen(0),
+                "tokenized_13a_reference" => thirteen(1),
                 "tokens" => Some(tokens(texts.completion)?),
                 "reference_tokens" => Some(tokens(texts.gold)?),
                 _ => return Err(source.shape(Some(row.line), format!("extracted has an unknown field '{key}'"))),
@@ -76,7 +87,7 @@ impl Replay<'_> {
         score: Option<&Score>,
     ) -> Result<(), CertifyError> {
         let ids = |text: &str| ids(self.tokenizer, text);
-        let counts = || Some(Counts::of(&self.segmented(texts.gold)?, &self.segmented(texts.completion)?));
+        let counts = || texts.counts();
         let overlap = || Rouge::TWO.overlap(&ids(texts.gold), &ids(texts.completion));
         for (key, expected) in source.object_of(&row.fields, "scores", Some(row.line))? {
             let field = format!("scores.{key}");
@@ -159,11 +170,6 @@ impl Replay<'_> {
             }
         }
         self.settings(report, source, source.object_of(file, "settings", None)?)
-    }
-
-    /// Counts of one row, where BLEU is the metric and can be computed.
-    pub(super) fn counts(&self, texts: &Texts<'_>) -> Option<Counts> {
-        Some(Counts::of(&self.segmented(texts.gold)?, &self.segmented(texts.completion)?))
     }
 
     fn no_segmenter(&self, report: &mut Folder) {

@@ -34,6 +34,8 @@ pub enum Reader {
     Lines,
     /// Apache Parquet, columns of plain types.
     Parquet,
+    /// No records: a file that something else reads as a whole.
+    Whole,
     /// Elements of one name to records. Text is kept as it is, an empty element is the empty text.
     Xml {
         /// Name of the element that is a record.
@@ -83,6 +85,7 @@ pub fn records(reader: &Reader, content: &[u8], path: &Path) -> Result<Vec<Recor
         Reader::Tsv { columns } => csv::records(content, columns, b'\t'),
         Reader::Lines => lines::records(content),
         Reader::Parquet => parquet::records(content),
+        Reader::Whole => Err(Broken::at("the whole file", "it holds no records")),
         Reader::Xml { record, id, text, list } => xml::records(content, &xml::Shape { record, id, text, list }),
     };
     records.map_err(|Broken { place, cause }| DatasetError::Format { path: path.to_owned(), place, cause })

@@ -216,7 +216,10 @@ mod tests {
     #[test]
     fn an_empty_answer_leaves_its_turn_open() {
         for (family, expected) in [
-            (Family::Llama3, "assistant<|end_header_id|>\n\n<|start_header_id|>user<|end_header_id|>\n\nb<|eot_id|><|start_header_id|>assistant<|end_header_id|>\n\n"),
+            (
+                Family::Llama3,
+                "assistant<|end_header_id|>\n\n<|start_header_id|>user<|end_header_id|>\n\nb<|eot_id|><|start_header_id|>assistant<|end_header_id|>\n\n",
+            ),
             (Family::Qwen7bChat, "<|im_start|>assistant\n<|im_start|>user\nb<|im_end|>\n<|im_start|>assistant\n"),
             (Family::Swallow, "\n\na [/INST][INST] b [/INST]"),
             (Family::OneShot, "\n### Human: a\n### Assistant:Human: b\n### Assistant:"),

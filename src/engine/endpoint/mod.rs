@@ -4,10 +4,14 @@
 //! request, by asking. Stop strings are always cut here, with the full list, whatever was sent. Which token ids end a generation is the
 //! server's own choice (usually generation_config.json's list); no route of `/v1/completions` can change that.
 //!
-//! Not here: log-likelihoods, chat routes, Azure's paths.
+//! A conversation in one of FastChat's templates is text too ([`dialogue`]); messages and Azure's paths are in [`chat_server`].
+//!
+//! Not here: log-likelihoods.
 
 mod balance;
 mod capabilities;
+pub mod chat_server;
+mod dialogue;
 mod http;
 mod probe;
 #[cfg(test)]
@@ -21,7 +25,8 @@ mod wire;
 pub use capabilities::{Capabilities, Choices, Defaults, Effect, ModelName, Repeatable, ServerKind, SpecialTokens, StopText};
 pub use retry::Backoff;
 
-use super::{Bos, Engine, EngineError, Identity, Request, RequestKind, Sink, Stats};
+use super::{AnswerForm, Bos, Engine, EngineError, Generate, Identity, ModelFacts, Request, RequestKind, Sink, Stats};
+use crate::text::tokenizer::Special;
 use balance::Pool;
 use serve::Asker;
 use std::{fmt, sync::Arc, time::Duration};
@@ -65,6 +70,8 @@ pub struct EndpointOptions {
     pub timeout: Duration,
     /// Pauses between attempts where the server names none.
     pub backoff: Backoff,
+    /// What the user says of the model: a server does not tell.
+    pub facts: ModelFacts,
 }
 
 impl EndpointOptions {
@@ -78,6 +85,7 @@ impl EndpointOptions {
             max_retries: 5,
             timeout: Duration::from_secs(600),
             backoff: Backoff::default(),
+            facts: ModelFacts::default(),
         }
     }
 }
@@ -125,6 +133,7 @@ impl Endpoint {
         let identity = Identity {
             engine: "endpoint".to_owned(),
             model: options.model.clone(),
+            tokenizer_sha256: options.facts.tokenizer.as_ref().map(|t| t.sha256().to_owned()),
             capabilities: Some(serde_json::to_value(&capabilities).expect("capabilities are plain data")),
             ..Identity::default()
         };
@@ -154,8 +163,12 @@ impl Engine for Endpoint {
         &self.identity
     }
 
+    fn facts(&self) -> ModelFacts {
+        self.asker.options.facts.clone()
+    }
+
     fn refusal(&self, request: &Request) -> Option<EngineError> {
-        refusal(request, &self.asker.capabilities)
+        refusal(request, &self.asker.capabilities, &self.asker.options.facts)
     }
 
     fn serve(&mut self, requests: &[Request], sink: &mut Sink<'_>) -> Result<Stats, EngineError> {
@@ -164,7 +177,10 @@ impl Engine for Endpoint {
 }
 
 /// Why servers with these capabilities cannot answer `request` as its protocol wants it.
-fn refusal(request: &Request, capabilities: &Capabilities) -> Option<EngineError> {
+fn refusal(request: &Request, capabilities: &Capabilities, facts: &ModelFacts) -> Option<EngineError> {
+    if let RequestKind::Chat(chat) = &request.kind {
+        return dialogue::refusal(chat, capabilities, facts);
+    }
     let RequestKind::Generate(generate) = &request.kind else {
         return Some(EngineError::with_hint(
             "log-likelihoods are not available over an endpoint: this version has no adapter for a server's prompt log-probabilities",
@@ -176,6 +192,15 @@ fn refusal(request: &Request, capabilities: &Capabilities) -> Option<EngineError
             "the task wants a prompt without special tokens, and the server was not seen to leave them out (add_special_tokens: false)",
             "vLLM can, or run this task in-process",
         ));
+    }
+    if generate.rules.form == AnswerForm::TokenIds {
+        return Some(EngineError::with_hint(
+            "the task reproduces an upstream defect on token ids, and a server gives text",
+            "--defects clean asks it without the defect, or run this task in-process",
+        ));
+    }
+    if let Some(too_long) = too_long(generate, facts) {
+        return Some(too_long);
     }
     let sampling = &generate.sampling;
     let sampled = sampling.temperature > 0.0;
@@ -197,11 +222,38 @@ fn refusal(request: &Request, capabilities: &Capabilities) -> Option<EngineError
     })
 }
 
+/// A prompt that the protocol cuts on its left, token by token: no text says the same.
+fn too_long(generate: &Generate, facts: &ModelFacts) -> Option<EngineError> {
+    let (truncation, tokenizer) = generate.rules.truncation.zip(facts.tokenizer.as_ref())?;
+    let room = truncation.length(facts.max_positions).saturating_sub(generate.max_new_tokens) as usize;
+    let tokens = tokenizer.encode(&generate.prompt, Special::None).map_or(0, |ids| ids.len());
+    (tokens > room).then(|| {
+        EngineError::with_hint(
+            format!("a prompt has {tokens} tokens, and the protocol cuts it on the left to {room}, which cannot be said in text"),
+            "run this task in-process",
+        )
+    })
+}
+
 #[cfg(test)]
 mod tests {
     use super::wire::tests::{capabilities, request};
     use super::*;
-    use crate::engine::{LogLikelihood, Sampling, TokenRules};
+    use crate::engine::{LogLikelihood, Sampling, TokenRules, Truncation};
+    use crate::text::tokenizer::Tokenizer;
+
+    #[test]
+    fn a_prompt_that_the_protocol_cuts_is_refused() {
+        let file = |name: &str| crate::engine::demo::FILES.iter().find(|(n, _)| *n == name).expect("built in").1;
+        let tokenizer = Tokenizer::from_bytes(file("tokenizer.json"), None, None).expect("valid");
+        let facts = ModelFacts { tokenizer: Some(tokenizer.into()), max_positions: Some(20), ..ModelFacts::default() };
+        let rules = TokenRules { truncation: Some(Truncation { max_length: 4096 }), ..TokenRules::default() };
+        let asked = |prompt: &str| Generate { prompt: prompt.into(), max_new_tokens: 16, rules: rules.clone(), ..request(&[], &[]) };
+        assert!(too_long(&asked("東"), &facts).is_none());
+        let refused = too_long(&asked(&"東京の天気。".repeat(9)), &facts).expect("longer than 4 tokens");
+        assert!(refused.message.contains("on the left to 4"), "{}", refused.message);
+        assert!(too_long(&asked(&"東京の天気。".repeat(9)), &ModelFacts::default()).is_none());
+    }
 
     #[test]
     fn secrets_do_not_show() {
@@ -221,6 +273,8 @@ mod tests {
         let sampling = |s: Sampling| Request::new(RequestKind::Generate(super::super::Generate { sampling: s, ..plain.clone() }));
         let rules = TokenRules { bos: Bos::Never, ..plain.rules.clone() };
         let never = Request::new(RequestKind::Generate(super::super::Generate { rules: rules.clone(), ..plain.clone() }));
+        let form = TokenRules { form: AnswerForm::TokenIds, ..plain.rules.clone() };
+        let to_the_end = Request::new(RequestKind::Generate(super::super::Generate { rules: form, ..plain.clone() }));
         let scored = RequestKind::LogLikelihood(LogLikelihood { context: "a".into(), continuations: vec!["b".into()], rules });
         for (request, expected) in [
             (sampling(Sampling::GREEDY), None),
@@ -229,9 +283,10 @@ mod tests {
             (sampling(Sampling { top_k: 5, temperature: 0.2, ..Sampling::GREEDY }), Some("top_k 5")),
             (sampling(Sampling { repetition_penalty: 1.05, ..Sampling::GREEDY }), Some("repetition_penalty 1.05")),
             (never, Some("without special tokens")),
+            (to_the_end, Some("on token ids")),
             (Request::new(scored), Some("log-likelihoods")),
         ] {
-            let message = refusal(&request, &weak).map(|e| e.message);
+            let message = refusal(&request, &weak, &ModelFacts::default()).map(|e| e.message);
             match expected {
                 None => assert_eq!(message, None),
                 Some(part) => assert!(message.as_ref().is_some_and(|m| m.contains(part)), "{message:?}"),

@@ -4,7 +4,8 @@ use super::batch::{Listener, TokenFinish, TokenOutput, TokenRequest};
 use super::{Llama, NEAR_TIE};
 use crate::engine::chat::{ChatTemplate, Ending, fastchat, turn};
 use crate::engine::{
-    Chat, EndTokens, EngineError, Finish, Generated, Note, Output, Request, RequestFailure, RequestKind, Response, Sink, Stats, Template, Turn,
+    Chat, EndTokens, EngineError, Finish, Generated, Note, Output, Request, RequestFailure, RequestKind, Response, Sink, Stats, Template,
+    Turn,
 };
 use crate::text::tokenizer::{Special, Specials, Tokenizer};
 use std::ops::ControlFlow;

@@ -16,8 +16,8 @@ pub mod sample;
 pub mod weights;
 
 use super::{
-    ContinuationScore, Decode, EndTokens, Engine, EngineError, Finish, Generate, Generated, Identity, LogLikelihood, ModelFacts, Note, Outcome,
-    Output, Request, RequestFailure, RequestId, RequestKind, Response, Sink, Stats,
+    ContinuationScore, Decode, EndTokens, Engine, EngineError, Finish, Generate, Generated, Identity, LogLikelihood, ModelFacts, Note,
+    Outcome, Output, Request, RequestFailure, RequestId, RequestKind, Response, Sink, Stats,
 };
 use crate::text::tokenizer::Tokenizer;
 use batch::{Limits, Listener, TokenFinish, TokenOutput, TokenRequest};

@@ -20,12 +20,20 @@ pub(crate) struct Rules {
     pub(crate) max_stops: usize,
     pub(crate) max_model_len: Option<u32>,
     pub(crate) owned_by: String,
+    /// What the server does to token ids, but for the BOS, which a body chooses.
+    pub(crate) token_rules: TokenRules,
 }
 
 impl Rules {
     /// The limits of vLLM, under another name.
     pub(crate) fn new(model: &str) -> Self {
-        Rules { model: model.into(), max_stops: 4, max_model_len: None, owned_by: "swallow-eval tests".into() }
+        Rules {
+            model: model.into(),
+            max_stops: 4,
+            max_model_len: None,
+            owned_by: "swallow-eval tests".into(),
+            token_rules: TokenRules::default(),
+        }
     }
 }
 
@@ -132,7 +140,7 @@ pub(crate) fn requests_of(body: &Value, rules: &Rules) -> Result<Vec<Request>, (
         return error(400, format!("n must be 1 when using greedy sampling, got {n}."));
     }
     let bos = if body.get("add_special_tokens") == Some(&json!(false)) { Bos::Never } else { Bos::Tokenizer };
-    let rules = TokenRules { bos, ..TokenRules::default() };
+    let rules = TokenRules { bos, ..rules.token_rules.clone() };
     let request = |i: u64| {
         let sampling = Sampling {
             temperature,

@@ -1,0 +1,4 @@
+//! Words of languages that are written without spaces.
+
+pub mod compile;
+pub mod nagisa;

@@ -1,0 +1,149 @@
+//! The tasks of the JP harness through the built binary, and a run that others published.
+
+use crate::support::{
+    desk::Desk,
+    folder_of,
+    openai::{EngineServer, Rules},
+};
+use serde_json::Value;
+use std::{
+    fs,
+    path::{Path, PathBuf},
+};
+use swallow_eval::answer::{self, Answer};
+use swallow_eval::dataset::{manifest::Manifest, store::Store};
+use swallow_eval::engine::llama::{Llama, LoadOptions};
+use swallow_eval::engine::{Decode, EndTokens, Engine, ModelFacts, TokenRules};
+use swallow_eval::metric::{Evidence, Resources, by_name};
+use swallow_eval::prompt::{fewshot, requests};
+use swallow_eval::task::load;
+
+/// The one run below an output directory.
+fn run_of(desk: &Desk, output: &str) -> PathBuf {
+    fs::read_dir(desk.folder.path().join(output).join("runs")).unwrap().next().unwrap().unwrap().path()
+}
+
+fn rows(path: &Path) -> Vec<Value> {
+    let text = fs::read_to_string(path).unwrap_or_else(|e| panic!("{}: {e}", path.display()));
+    text.lines().map(|line| serde_json::from_str(line).unwrap()).collect()
+}
+
+/// text-davinci-002's run, published by Stability AI: its prompts, its extractions, its accuracy.
+#[test]
+fn the_published_mgsm_run_is_reproduced() {
+    let Some(data) = folder_of("SWALLOW_EVAL_DATA") else { return };
+    let text = fs::read_to_string(data.join("mgsm-published-runs/text-davinci-002.result.mgsm.json")).unwrap();
+    let published: Value = serde_json::from_str(&text).unwrap();
+    let published = &published["results"]["mgsm-1.0-0.0"];
+    let details = published["details"].as_array().unwrap();
+    let tasks = load::embedded().unwrap();
+    let task = load::find(&tasks, "mgsm").unwrap();
+    let (store, manifest) = (Store::mirror_only(&data), Manifest::builtin("mgsm").unwrap());
+    let sets = fewshot::splits(task).iter().map(|s| task.documents(s, store.records(&manifest, s).unwrap()).unwrap()).collect();
+    let facts = ModelFacts::default();
+    let drawn = fewshot::draw(task, sets, 4, &facts).unwrap();
+    assert_eq!((drawn.documents.len(), details.len()), (250, 250));
+    let metric = by_name("exact_match").unwrap();
+    let mut scores = Vec::new();
+    for ((document, shots), detail) in drawn.documents.iter().zip(&drawn.shots).zip(details) {
+        assert_eq!(requests::prompt(task, document, shots, &facts).unwrap(), detail["context"].as_str().unwrap(), "{}", document.id);
+        let completion = detail["completion"].as_str().unwrap();
+        let text = answer::cleaned_and_cut(completion, task.file.request.cleanup, &task.file.request.stop);
+        let Answer::Text(answer) = answer::extract(task, &text);
+        let expected = match &detail["extracted_answer"] {
+            Value::String(text) => text.clone(),
+            number => number.to_string(),
+        };
+        assert_eq!(answer, expected, "{}: {completion:?}", document.id);
+        scores.push(metric.score(&Resources::default(), &answer::reference(task, document), &[Evidence::Text(answer)]));
+    }
+    assert_eq!(metric.aggregate(&scores), published["acc"].as_f64());
+}
+
+/// The demo model as a directory; the XL-Sum task over invented news, as a task file of one's own.
+fn desk() -> Option<(Desk, PathBuf)> {
+    let data = folder_of("SWALLOW_EVAL_DATA")?.canonicalize().unwrap();
+    let desk = Desk::new().env("SWALLOW_EVAL_DATA", data);
+    let model = desk.folder.path().join("model");
+    fs::create_dir(&model).unwrap();
+    let from = Path::new(env!("CARGO_MANIFEST_DIR")).join("src/engine/demo");
+    for name in ["config.json", "generation_config.json", "model.safetensors", "tokenizer.json", "tokenizer_config.json"] {
+        fs::copy(from.join(name), model.join(name)).unwrap();
+    }
+    let own = desk.run("tasks show xlsum_ja").out.replace("dataset  = \"xlsum_ja\"", "dataset  = \"xlsum-synthetic\"");
+    fs::create_dir(desk.folder.path().join("mine")).unwrap();
+    fs::write(desk.folder.path().join("mine/invented.toml"), own.replace("aliases  = [\"xlsum_ja\"]", "aliases  = []")).unwrap();
+    Some((desk, model))
+}
+
+const FOUR: &str = "run --suite ja --tasks invented,mgsm,wmt20-en-ja,wmt20-ja-en --include-path mine --quiet";
+
+/// Scores by task and document.
+fn scores(run: &Path) -> Vec<(String, String, Value, Value)> {
+    let text = |v: &Value| v.as_str().unwrap().to_owned();
+    rows(&run.join("samples.jsonl"))
+        .iter()
+        .map(|s| (text(&s["task"]), text(&s["doc_id"]), s["answer"].clone(), s["scores"].clone()))
+        .collect()
+}
+
+#[test]
+fn the_four_tasks_give_the_same_scores_in_process_and_over_an_endpoint() {
+    let Some((desk, model)) = desk() else { return };
+    let said = desk.run(&format!("{FOUR} --limit 2 --model model --output own"));
+    assert_eq!(said.code, 0, "{}", said.err);
+    let own = run_of(&desk, "own");
+    let before = fs::read_to_string(own.join("scores.json")).unwrap();
+    // The run keeps the tokenizer that ROUGE needs: the model may be gone when it is scored again.
+    let load = move || -> Box<dyn Engine> {
+        Box::new(Llama::load(&model, &LoadOptions { model: "tiny".into(), ..LoadOptions::default() }).unwrap())
+    };
+    let rules = TokenRules { end: EndTokens::GenerationConfig, decode: Decode::Alone, ..TokenRules::default() };
+    let server = EngineServer::start(load, Rules { token_rules: rules, ..Rules::new("tiny") });
+    let line = format!("{FOUR} --limit 2 --base-url {} --model tiny", server.base_url);
+    let served = desk.run(&format!("{line} --tokenizer model --output served"));
+    assert_eq!(served.code, 0, "{}", served.err);
+    assert_eq!(scores(&own), scores(&run_of(&desk, "served")));
+    assert_eq!(scores(&own).len(), 8);
+    desk.run(&format!("{line} --output none")).fails(5, &["task 'invented'", "own tokens", "--tokenizer"]);
+
+    fs::remove_dir_all(desk.folder.path().join("model")).unwrap();
+    let again = desk.run(&format!("score {} --include-path mine", own.display()));
+    assert_eq!((again.code, fs::read_to_string(own.join("scores.json")).unwrap()), (0, before), "{}", again.err);
+}
+
+/// A window so small that articles are cut, prompts lose their beginning and answers their first tokens.
+#[test]
+fn lost_tokens_are_a_choice_and_stand_in_the_signature() {
+    let Some((desk, model)) = desk() else { return };
+    let config = model.join("config.json");
+    let mut small: Value = serde_json::from_str(&fs::read_to_string(&config).unwrap()).unwrap();
+    small["max_position_embeddings"] = 400.into();
+    fs::write(&config, small.to_string()).unwrap();
+    let line = "run --suite ja --tasks invented --include-path mine --quiet --model model";
+    for (defects, output) in [("faithful", "faithful"), ("clean", "clean")] {
+        let said = desk.run(&format!("{line} --defects {defects} --output {output}"));
+        assert_eq!(said.code, 0, "{}", said.err);
+        assert!(said.out.contains(&format!("|defects:{defects}|")), "{}", said.out);
+    }
+    let asked = rows(&run_of(&desk, "faithful").join("requests.jsonl"));
+    let hit: Vec<&Value> = asked.iter().filter(|r| r["lost_tokens"].as_u64().is_some()).collect();
+    assert!(!hit.is_empty() && hit.iter().all(|r| r["stop"] == Value::Array(vec![])), "{hit:?}");
+    assert_ne!(scores(&run_of(&desk, "faithful")), scores(&run_of(&desk, "clean")));
+    // A partial run asks the neighbours too, and reads the same.
+    let said = desk.run(&format!("{line} --limit 5 --output part"));
+    assert_eq!(said.code, 0, "{}", said.err);
+    assert_eq!(scores(&run_of(&desk, "part")), scores(&run_of(&desk, "faithful"))[..5]);
+}
+
+#[test]
+fn what_cannot_be_asked_or_scored_is_said_before_the_first_request() {
+    let Some((desk, _)) = desk() else { return };
+    let mirror = desk.folder.path().join("mirror");
+    fs::create_dir_all(mirror.join("mgsm")).unwrap();
+    fs::write(mirror.join("mgsm/mgsm_ja.tsv"), "問題\t1\t2\n").unwrap();
+    let desk = desk.env("SWALLOW_EVAL_DATA", mirror.as_os_str());
+    desk.run("run --suite ja --tasks mgsm --model model --offline").fails(4, &["mgsm_ja.tsv", "81043 bytes is expected"]);
+    desk.run("run --suite ja --tasks wmt20-en-ja --model model --offline").fails(4, &["newstest2020", "hint: "]);
+    desk.run("run --suite ja --tasks xlsum_ja --model model --offline").fails(4, &["xlsum_ja/train.parquet", "hint: "]);
+}

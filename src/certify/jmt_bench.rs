@@ -268,6 +268,7 @@ const LISTED: [&str; 9] = ["overall", "Writing", "Roleplay", "Reasoning", "Math"
 
 /// A recorded row of ratings.
 struct Rated {
+    model: String,
     category: &'static str,
     turn: u64,
     ratings: Vec<Option<f64>>,
@@ -295,13 +296,14 @@ fn judgements(source: &Source) -> Result<Vec<Rated>, CertifyError> {
             |key: &str| row.fields.get(key).and_then(Value::as_u64).ok_or_else(|| source.shape(line, format!("'{key}' must be a number")));
         let block = usize::try_from((number("question_id")?.saturating_sub(1) / 10) % 8).unwrap_or(0);
         let ratings = source.array_of(&row.fields, "score", line)?.iter().map(|v| v.as_f64().filter(|n| *n != -1.0)).collect();
-        Ok(Rated { category: CATEGORIES[block], turn: number("turn")?, ratings })
+        let model = source.text_of(&row.fields, "model", line)?.to_owned();
+        Ok(Rated { model, category: CATEGORIES[block], turn: number("turn")?, ratings })
     };
     source.rows()?.into_iter().map(read).collect()
 }
 
 /// Mean and deviation over the rows of a category (`overall`: all) and of a turn (`None`: both).
-fn figures(rows: &[Rated], category: &str, turn: Option<u64>) -> (Option<f64>, Option<f64>) {
+fn figures(rows: &[&Rated], category: &str, turn: Option<u64>) -> (Option<f64>, Option<f64>) {
     let mut columns = Columns::default();
     let chosen = rows.iter().filter(|r| category == "overall" || r.category == category).filter(|r| turn.is_none_or(|t| r.turn == t));
     chosen.for_each(|r| columns.add(r.ratings.iter().copied()));
@@ -312,9 +314,12 @@ fn expected(report: &mut Folder, source: &Source, rows: &[Rated]) -> Result<(), 
     let file = source.object()?;
     source.only_keys(&file, &["model", "judge_json", "columns", "produced_with"], None)?;
     let judged = source.object_of(&file, "judge_json", None)?;
-    let Some(of_model) = judged.values().next().and_then(Value::as_object) else {
+    let Some((model, of_model)) = judged.iter().next().and_then(|(model, parts)| Some((model, parts.as_object()?))) else {
         return Err(source.shape(None, "'judge_json' names no model"));
     };
+    // A judgement file holds the rows of every model judged so far.
+    let rows: Vec<&Rated> = rows.iter().filter(|r| r.model == *model).collect();
+    let rows = rows.as_slice();
     for (name, parts) in of_model {
         for (turn, wanted) in [("first_turn", Some(1)), ("second_turn", Some(2)), ("average", None)] {
             let (mean, deviation) = figures(rows, name, wanted);

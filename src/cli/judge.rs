@@ -193,7 +193,7 @@ pub(super) fn outlook(calls: u64, price: Option<&Price>) -> String {
 pub(super) fn told(verdicts: &Verdicts, price: Option<&Price>) -> String {
     let cost = price.map_or(String::new(), |p| format!(", {:.4} USD", verdicts.spent.dollars(p)));
     format!(
-        "judge: {} calls now; {} prompt and {} answer tokens in all{cost}",
+        "judge: {} calls now; {} prompt and {} answer tokens counted in all{cost}",
         verdicts.answered, verdicts.spent.input, verdicts.spent.output
     )
 }

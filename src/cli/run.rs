@@ -20,7 +20,7 @@ use crate::{
     },
     metric::Need,
     prompt::requests::digest,
-    report::{markdown, table::Table, terminal},
+    report::{markdown, radar, table::Table, terminal},
     results::{
         ResultsError,
         command_line::CommandLine,
@@ -160,6 +160,12 @@ fn then(args: &RunArgs) -> Then {
 pub(super) fn write_table(scores: &Scores, writer: &RunWriter, published: Option<&ReferenceRow>) -> Result<(), Failure> {
     let table = Table::of_run(scores, published).footnote(format!("files: {}", writer.dir().path().display()));
     writer.write_report(&markdown::render(&table)).map_err(|e| results_failure(Exit::Incomplete, &e))?;
+    // The columns of one benchmark are categories on one scale: those make a radar.
+    let suite = load::suite(&scores.suite).map_err(data_source::task_failure)?;
+    let titles: Vec<&str> = suite.columns.iter().filter(|c| c.group.is_some()).map(|c| c.title.as_str()).collect();
+    if let Some(svg) = radar::svg(scores, published, &titles) {
+        writer.write_radar(&svg).map_err(|e| results_failure(Exit::Incomplete, &e))?;
+    }
     print(&terminal::render(&table, look_of_stdout()))
 }
 

@@ -9,5 +9,6 @@ pub mod json;
 pub mod many_runs;
 pub mod markdown;
 pub mod one_run;
+pub mod radar;
 pub mod table;
 pub mod terminal;

@@ -33,6 +33,9 @@ pub const SCORES: &str = "scores.json";
 /// The table, for people.
 pub const REPORT: &str = "report.md";
 
+/// The radar chart of a suite whose columns are parts of one benchmark.
+pub const RADAR: &str = "radar.svg";
+
 /// The evaluated model's tokenizer, in a run whose scoring needs its tokens; a directory.
 pub const TOKENIZER: &str = "tokenizer";
 
@@ -275,6 +278,14 @@ impl RunWriter {
     /// When it cannot be written.
     pub fn write_report(&self, markdown: &str) -> Result<(), ResultsError> {
         atomic::write(&self.dir.path.join(REPORT), |out| out.write_all(markdown.as_bytes()))
+    }
+
+    /// Writes `radar.svg`.
+    ///
+    /// # Errors
+    /// When it cannot be written.
+    pub fn write_radar(&self, svg: &str) -> Result<(), ResultsError> {
+        atomic::write(&self.dir.path.join(RADAR), |out| out.write_all(svg.as_bytes()))
     }
 
     /// Takes a run back that never began (no `run.json`): its directory goes, unless somebody put a file there.

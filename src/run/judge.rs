@@ -163,7 +163,9 @@ impl Judging<'_> {
             (self.onlooker)(if outcome.is_ok() { Event::Answered } else { Event::Failed });
             if let Ok(response) = &outcome {
                 verdicts.answered += 1;
-                verdicts.spent.add(cost::spent(response).or_else(|| by_id.get(&response.id).and_then(|r| bound(r))).unwrap_or_default());
+                // A judge that counts nothing is taken at its most, so that a budget holds.
+                let most = || by_id.get(&response.id).filter(|_| self.budget.is_some()).and_then(|r| bound(r));
+                verdicts.spent.add(cost::spent(response).or_else(most).unwrap_or_default());
             }
             self.answers.add(outcome);
             ControlFlow::Continue(())
@@ -366,7 +368,7 @@ fn task_score(
         half_width_95: headline.half_width_95(&of_headline),
         others: others.collect(),
         groups: Vec::new(),
-        signature: value.map(|_| signed(sign(task, n, &departures, around), judge, around)).unwrap_or_default(),
+        signature: value.map(|_| signed(sign(task, n, n + missing, &departures, around), judge, around)).unwrap_or_default(),
         departures,
         warnings: warnings(members),
         unavailable: value.is_none().then(|| "a choice has no rating at all, so there is no mean over the choices".to_owned()),

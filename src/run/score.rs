@@ -151,14 +151,14 @@ fn aggregate_task(task: &Task, samples: &[Sample], scores: &BTreeMap<&str, Vec<S
         half_width_95: headline.half_width_95(of_headline),
         others: others.collect(),
         groups: groups(headline, samples, of_headline),
-        signature: sign(task, n, &departures, around),
+        signature: sign(task, n, around.spec.documents_in_full, &departures, around),
         departures,
         warnings: end_tokens(task, around.engine).into_iter().chain(warnings(samples)).collect(),
         unavailable: None,
     }
 }
 
-pub(super) fn sign(task: &Task, n: u64, departures: &[String], around: Circumstances<'_>) -> String {
+pub(super) fn sign(task: &Task, n: u64, in_full: u64, departures: &[String], around: Circumstances<'_>) -> String {
     signature(&Parts {
         protocol: PROTOCOL,
         task: &task.name,
@@ -170,7 +170,7 @@ pub(super) fn sign(task: &Task, n: u64, departures: &[String], around: Circumsta
         engine: around.engine,
         protocol_dtype: &task.file.dtype,
         defects: (!task.file.request.defects.is_empty()).then_some(around.defects),
-        coverage: if n < around.spec.documents_in_full { Coverage::Partial } else { Coverage::Full },
+        coverage: if n < in_full { Coverage::Partial } else { Coverage::Full },
         off_protocol: departures,
         purpose: around.purpose,
     })

@@ -129,7 +129,6 @@ fn add(
         prompt_tokens: Some(90),
         new_tokens: Some(4),
         notes: vec![],
-        turns: vec![],
     };
     outcomes.push(Ok(Response { id: request.id.clone(), output: Output::Generated(generated) }));
     to.samples.push(Sample {

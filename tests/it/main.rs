@@ -24,6 +24,7 @@ mod hub;
 mod jp_harness;
 mod llama_server;
 mod models;
+mod mtbench;
 mod records;
 mod results;
 mod runs;

@@ -90,7 +90,6 @@ fn answered(request: &Request) -> Outcome {
         prompt_tokens: Some(9),
         new_tokens: Some(2),
         notes: vec![],
-        turns: vec![],
     };
     Ok(Response { id: request.id.clone(), output: Output::Generated(generated) })
 }

@@ -5,6 +5,7 @@
 
 pub mod args;
 mod certify;
+mod chat_template;
 mod completions;
 pub mod data;
 mod data_source;

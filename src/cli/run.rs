@@ -2,10 +2,10 @@
 
 use super::{
     args::{Cli, Command},
+    chat_template::{chat_template, chosen_judge, judged},
     data_source, engines,
     exit::{Exit, Failure, Verdict},
-    interrupt,
-    judge::{self, JudgeFlags},
+    interrupt, judge,
     model_choice::{EndpointChoice, InProcess, ModelChoice},
     output::{complain, note, print},
     progress::{Progress, Show},
@@ -14,10 +14,7 @@ use super::{
 };
 use crate::{
     dataset::store::Store,
-    engine::{
-        Engine, ModelFacts, RequestKind, Template,
-        chat::fastchat::{Chosen, Family},
-    },
+    engine::{Engine, ModelFacts, RequestKind, Template},
     metric::Need,
     prompt::requests::digest,
     report::{markdown, radar, table::Table, terminal},
@@ -33,7 +30,6 @@ use crate::{
         Finished, Job, Then,
         ask::{AskError, Event},
         execute,
-        judge::expected_calls,
         plan::{self, Plan, PlanError, PlannedTask, Selection, SkipMissing},
         resources::{Segmenter, ToolError, Tools, needing, needs},
         task_specs,
@@ -77,7 +73,7 @@ pub(super) fn run(args: &RunArgs, command_line: CommandLine) -> Verdict {
     // The directory comes before the model: a wrong path must not cost minutes of loading.
     let judge = chosen_judge(args, &choice, &plan)?;
     let writer = open(args)?;
-    let result = run_in(args, command_line, &choice, &plan, segmenter, &writer, published.as_ref(), judge);
+    let result = run_in(args, command_line, &choice, &plan, &writer, Beside { segmenter, published: published.as_ref(), judge });
     if result.is_err() {
         // A run that never began leaves no directory behind; one that did is kept whatever happened.
         let _ = writer.discard();
@@ -85,17 +81,16 @@ pub(super) fn run(args: &RunArgs, command_line: CommandLine) -> Verdict {
     result
 }
 
-/// Builds the engine, asks, and finishes.
-fn run_in(
-    args: &RunArgs,
-    command_line: CommandLine,
-    choice: &ModelChoice,
-    plan: &Plan,
+/// What a run has beside its model.
+struct Beside<'b> {
     segmenter: Option<Segmenter>,
-    writer: &RunWriter,
-    published: Option<&ReferenceRow>,
-    mut judge: Option<judge::Chosen>,
-) -> Verdict {
+    published: Option<&'b ReferenceRow>,
+    judge: Option<judge::Chosen>,
+}
+
+/// Builds the engine, asks, and finishes.
+fn run_in(args: &RunArgs, command_line: CommandLine, choice: &ModelChoice, plan: &Plan, writer: &RunWriter, beside: Beside<'_>) -> Verdict {
+    let Beside { segmenter, published, mut judge } = beside;
     let cancel = interrupt::install()?;
     let chat = chat_template(args, choice)?;
     let mut engine = match choice {
@@ -257,73 +252,6 @@ fn depends_on_model(task: &Task) -> bool {
 /// What can be known of the model without loading it.
 fn facts_at_hand(choice: &ModelChoice) -> ModelFacts {
     ModelFacts { tokenizer: tokenizer_of(choice).map(Arc::new), ..ModelFacts::default() }
-}
-
-/// Whether a task of the plan is judged.
-fn judged(plan: &Plan) -> bool {
-    plan.tasks.iter().any(|t| t.task.file.judge.is_some())
-}
-
-/// The judge of a plan with judged tasks, told with the number of its calls; none where nothing is scored.
-fn chosen_judge(args: &RunArgs, choice: &ModelChoice, plan: &Plan) -> Result<Option<judge::Chosen>, Failure> {
-    let Some(rule) = judge::rule(plan.tasks.iter().map(|t| &t.task)).filter(|_| !args.predict_only) else { return Ok(None) };
-    let named = args.judge.judge_url.is_some() || args.judge.judge_model.is_some();
-    let flags = JudgeFlags { judge_demo: args.judge.judge_demo || (*choice == ModelChoice::Demo && !named), ..args.judge.clone() };
-    let chosen = judge::choose(&flags, rule, args.offline)?;
-    let calls = plan.tasks.iter().filter(|t| t.task.file.judge.is_some()).map(|t| expected_calls(&t.asked)).sum();
-    note(&judge::outlook(calls, chosen.price.as_ref()));
-    let chat = chat_template(args, choice)?;
-    note(&format!("conversations are written in the template {}{}", chat.name, chat.caution));
-    Ok(Some(chosen))
-}
-
-/// How conversations are written.
-struct ChatTemplate {
-    template: Template,
-    /// As it stands in the signature.
-    name: String,
-    /// What a reader should know of the choice.
-    caution: &'static str,
-}
-
-/// `--chat-template`, else what FastChat takes for the model's name.
-fn chat_template(args: &RunArgs, choice: &ModelChoice) -> Result<ChatTemplate, Failure> {
-    let model = match choice {
-        // The demo's name says nothing; its tokenizer is a Llama 3's.
-        ModelChoice::Demo => "llama-3",
-        ModelChoice::InProcess(model) => &model.model,
-        ModelChoice::Endpoint(servers) => &servers.model,
-    };
-    let of_family = |family: Family, caution| {
-        let template = match family {
-            Family::Chatgpt => Template::Messages { system: family.system().to_owned() },
-            _ => Template::FastChat(family),
-        };
-        ChatTemplate { template, name: family.name().into(), caution }
-    };
-    match args.chat_template.as_deref() {
-        None => Ok(match Family::of_model(model) {
-            Chosen::ByName(family) => of_family(family, ""),
-            Chosen::Fallback => of_family(
-                Family::OneShot,
-                ", FastChat's fallback for a name it does not know: if the model is of one of its families, name it with --chat-template",
-            ),
-        }),
-        Some("model") => Ok(ChatTemplate { template: Template::Model, name: "model".into(), caution: ", the model's own: off-protocol" }),
-        Some(name) => match Family::by_name(name) {
-            Some(family) => Ok(of_family(family, "")),
-            None => {
-                let unknown = |e: std::io::Error| {
-                    let names: Vec<&str> = Family::ALL.iter().map(|f| f.name()).collect();
-                    Failure::new(Exit::Usage, format!("--chat-template {name}: no family of that name, and no file that can be read ({e})"))
-                        .hint(format!("one of: model, {}, or the path of a Jinja file", names.join(", ")))
-                };
-                let source = std::fs::read_to_string(name).map_err(unknown)?;
-                let name = format!("file:{}", digest([source.as_str()]).get(..8).unwrap_or_default());
-                Ok(ChatTemplate { template: Template::Jinja(source), name, caution: ", a file's: off-protocol" })
-            }
-        },
-    }
 }
 
 pub(super) fn tool_failure(error: &ToolError) -> Failure {

@@ -51,7 +51,7 @@ fn judge(mut act: impl FnMut(usize, &Asked) -> Act + Send + 'static) -> (FaultSe
 }
 
 fn judged(desk: &Desk, server: &FaultServer, more: &str) -> Said {
-    desk.run(&format!("{BENCH} --judge-url {} --judge-model judge-x {more}", server.base_url).replace("  ", " ").trim_end().to_owned())
+    desk.run(&format!("{BENCH} --judge-url {} --judge-model judge-x {more}", server.base_url).trim_end())
 }
 
 fn only_run(desk: &Desk) -> PathBuf {
@@ -279,8 +279,7 @@ fn asked_over(service: impl FnOnce(&str) -> Service, requests: &[Request]) -> Ve
     options.backoff = Backoff { first: Duration::from_millis(1), longest: Duration::from_millis(2) };
     let outcomes = crate::support::serve_all(&mut ChatServer::new(options).unwrap() as &mut dyn Engine, requests);
     assert!(outcomes.iter().all(Result::is_ok));
-    let wire = log.lock().unwrap().clone();
-    wire
+    std::mem::take(&mut *log.lock().unwrap())
 }
 
 #[test]

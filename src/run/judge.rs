@@ -325,6 +325,7 @@ impl Scored {
             answer: turns.last().map(|t| t.answer.clone()),
             reference: planned.reference.clone(),
             scores: mean.map(|m| (task.file.headline.clone(), m)).into_iter().collect(),
+            stats: BTreeMap::new(),
             failure: own_failure.or(judge_failure),
             notes: turns.iter().flat_map(|t| t.raw.notes.clone()).collect::<BTreeSet<Note>>().into_iter().collect(),
             turns: verdicts.into_iter().map(|v| v.turn).collect(),

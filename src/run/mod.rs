@@ -2,6 +2,7 @@
 
 pub mod ask;
 pub mod judge;
+pub mod merge;
 pub mod overrides;
 pub mod plan;
 pub mod resources;

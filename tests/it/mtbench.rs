@@ -4,6 +4,7 @@
 use crate::support::{
     desk::{Desk, Said},
     faults::{Act, Asked, FaultServer},
+    openai::{EngineServer, Rules},
 };
 use serde_json::{Value, json};
 use std::collections::BTreeMap;
@@ -14,6 +15,7 @@ use std::sync::{Arc, Mutex};
 use std::time::Duration;
 use swallow_eval::engine::endpoint::chat_server::{ChatOptions, ChatServer, Service};
 use swallow_eval::engine::endpoint::{Backoff, Secret};
+use swallow_eval::engine::llama::{Llama, LoadOptions};
 use swallow_eval::engine::{Engine, Request};
 use swallow_eval::judge::prompts::{Judged, request};
 use swallow_eval::task::load;
@@ -51,7 +53,7 @@ fn judge(mut act: impl FnMut(usize, &Asked) -> Act + Send + 'static) -> (FaultSe
 }
 
 fn judged(desk: &Desk, server: &FaultServer, more: &str) -> Said {
-    desk.run(&format!("{BENCH} --judge-url {} --judge-model judge-x {more}", server.base_url).trim_end())
+    desk.run(format!("{BENCH} --judge-url {} --judge-model judge-x {more}", server.base_url).trim_end())
 }
 
 fn only_run(desk: &Desk) -> PathBuf {
@@ -343,4 +345,41 @@ fn the_recorded_conversations_of_the_judge_arrive_as_recorded() {
         assert_eq!(body["messages"], row["request"]["messages"], "{}", row["doc_id"]);
         assert_eq!(body["max_tokens"], row["request"]["max_new_tokens"]);
     }
+}
+
+/// Every answer of a run, greedy conversations only: sampling has no promise across engines.
+fn greedy_answers(folder: &std::path::Path) -> Vec<(String, Vec<String>)> {
+    let run = fs::read_dir(folder.join("runs")).unwrap().next().unwrap().unwrap().path();
+    let samples = read(&run, "samples.jsonl");
+    let samples = samples.lines().map(|l| serde_json::from_str::<Value>(l).unwrap());
+    let greedy = samples.filter(|s| ["coding", "math", "reasoning", "extraction"].contains(&s["group"].as_str().unwrap()));
+    let answers = |s: &Value| s["turns"].as_array().unwrap().iter().map(|t| t["answer"].as_str().unwrap().to_owned()).collect();
+    greedy.map(|s| (s["doc_id"].as_str().unwrap().to_owned(), answers(&s))).collect()
+}
+
+#[test]
+fn a_server_and_this_process_hold_the_same_conversations() {
+    let data = tempfile::tempdir().unwrap();
+    let Some(mirror) = std::env::var_os("SWALLOW_EVAL_DATA") else {
+        eprintln!("skipped: SWALLOW_EVAL_DATA is not set");
+        return;
+    };
+    let model = data.path().join("llama-3-demo");
+    fs::create_dir(&model).unwrap();
+    for (name, bytes) in swallow_eval::engine::demo::FILES {
+        fs::write(model.join(name), bytes).unwrap();
+    }
+    let desk = Desk::new().env("SWALLOW_EVAL_DATA", mirror);
+    let line = "run --suite mt-bench --limit 4 --judge-demo --offline --gen-kwargs max_gen_toks=5 --max-failures 0";
+    let own = desk.run(&format!("{line} --model {} --output own", model.display()));
+    assert_eq!(own.code, 0, "{}", own.err);
+    assert!(own.err.contains("written in the template llama-3") && own.out.contains("partial"), "{}\n{}", own.err, own.out);
+    let load = move || -> Box<dyn Engine> {
+        Box::new(Llama::load(&model, &LoadOptions { model: "llama-3-demo".into(), ..LoadOptions::default() }).unwrap())
+    };
+    let server = EngineServer::start(load, Rules::new("llama-3-demo"));
+    let served = desk.run(&format!("{line} --base-url {} --model llama-3-demo --output served", server.base_url));
+    assert_eq!(served.code, 0, "{}", served.err);
+    let (own, served) = (greedy_answers(&desk.folder.path().join("own")), greedy_answers(&desk.folder.path().join("served")));
+    assert_eq!((own.len(), &own), (20, &served));
 }

@@ -4,6 +4,7 @@ pub(crate) mod browser;
 pub(crate) mod desk;
 pub(crate) mod faults;
 pub(crate) mod openai;
+pub(crate) mod recorded;
 pub(crate) mod scripted;
 pub(crate) mod server;
 pub(crate) mod toy;

@@ -26,9 +26,10 @@ use crate::{
     results::{journal::Answers, reference, run_dir::RunDir},
     run::{
         Judge,
+        agreement::{Agreement, agreement},
         ask::Event,
         ask_judge,
-        judge::{Agreement, Budget, Verdicts, agreement, at_most},
+        judge::{Budget, Verdicts, at_most},
         judge_calls, rescore_with,
         resources::Tools,
     },

@@ -415,46 +415,12 @@ fn warnings(members: &[&Scored]) -> Vec<String> {
     warnings
 }
 
-/// How far two judges agree on the same answers.
-#[derive(Clone, Copy, Debug, PartialEq)]
-pub struct Agreement {
-    /// Turns that both rated.
-    pub both: u64,
-    /// Turns with equal ratings.
-    pub equal: u64,
-    /// Turns whose ratings differ by at most 1.
-    pub within_one: u64,
-    /// Mean of (second less first).
-    pub bias: f64,
-    /// Pearson's correlation; `None` where one of them always gives the same rating.
-    pub correlation: Option<f64>,
-}
-
-/// Compares two judges turn by turn; `None` where no turn was rated by both.
-pub fn agreement(calls: &[Request], first: &Answers, second: &Answers) -> Option<Agreement> {
-    let rated = |answers: &Answers, id: &RequestId| match &answers.responses.get(id)?.output {
-        Output::Dialogue { turns } => rating(&turns.first()?.answer).value(),
-        _ => None,
-    };
-    let pairs: Vec<(f64, f64)> = calls.iter().filter_map(|c| Some((rated(first, &c.id)?, rated(second, &c.id)?))).collect();
-    let n = pairs.len() as f64;
-    if pairs.is_empty() {
-        return None;
-    }
-    let mean = |pick: &dyn Fn(&(f64, f64)) -> f64| pairs.iter().map(pick).sum::<f64>() / n;
-    let (a, b) = (mean(&|p| p.0), mean(&|p| p.1));
-    let spread = mean(&|p| (p.0 - a).powi(2)) * mean(&|p| (p.1 - b).powi(2));
-    let count = |limit: f64| pairs.iter().filter(|(a, b)| (a - b).abs() <= limit).count() as u64;
-    let correlation = (spread > 0.0).then(|| mean(&|p| (p.0 - a) * (p.1 - b)) / spread.sqrt());
-    Some(Agreement { both: pairs.len() as u64, equal: count(0.0), within_one: count(1.0), bias: b - a, correlation })
-}
-
 #[cfg(test)]
-mod tests {
+pub(super) mod tests {
     use super::*;
     use crate::engine::{Chat, Generated, Response, Sampling, Template};
 
-    fn call(text: &str) -> Request {
+    pub(in crate::run) fn call(text: &str) -> Request {
         Request::new(RequestKind::Chat(Chat {
             prompt: text.into(),
             follow_ups: vec![],
@@ -465,7 +431,7 @@ mod tests {
         }))
     }
 
-    fn said(calls: &[Request], texts: &[&str]) -> Answers {
+    pub(in crate::run) fn said(calls: &[Request], texts: &[&str]) -> Answers {
         let turn = |text: &str, finish| {
             let raw = Generated { text: text.into(), token_ids: None, finish, prompt_tokens: None, new_tokens: None, notes: vec![] };
             Turn { answer: text.into(), raw }
@@ -486,16 +452,5 @@ mod tests {
         let told: Vec<Option<Told>> = calls.iter().map(|c| verdict("q", "a", c, &judgements).told).collect();
         assert_eq!(told, [None, Some(Told::Filtered), Some(Told::Silent), Some(Told::NoRating), Some(Told::Unreadable)]);
         assert_eq!(verdict("q", "a", &call("other"), &judgements).told, Some(Told::NotJudged));
-    }
-
-    #[test]
-    fn agreement_counts_only_what_both_rated() {
-        let calls: Vec<Request> = (0..4).map(|i| call(&i.to_string())).collect();
-        let first = said(&calls, &["[[8]]", "[[2]]", "[[5]]", "none"]);
-        let second = said(&calls, &["[[8]]", "[[4]]", "[[6]]", "[[1]]"]);
-        let found = agreement(&calls, &first, &second).expect("three pairs");
-        assert_eq!((found.both, found.equal, found.within_one, found.bias), (3, 1, 2, 1.0));
-        assert!(found.correlation.is_some_and(|c| c > 0.9));
-        assert_eq!(agreement(&calls, &first, &Answers::default()), None);
     }
 }

@@ -1,5 +1,6 @@
 //! The order of things. A run is [`plan`], then [`ask`], then [`score`]; this file reads as its contents page.
 
+pub mod agreement;
 pub mod ask;
 pub mod judge;
 pub mod merge;

@@ -132,7 +132,7 @@ mod tests {
         }
         let (_, text) = ask("math", 1);
         assert!(text.contains("### Reference answer:\n模範二\n") && text.contains("### Assistant A:\n再答\n"), "{text}");
-        assert_eq!(text.matches('{').count(), 4, "only the braces of the values are left: {text}");
+        assert_eq!(text.matches('{').count(), 3, "only the braces of the values are left: {text}");
     }
 
     #[test]

@@ -30,6 +30,7 @@ use crate::{
         Finished, Job, Then,
         ask::{AskError, Event},
         execute,
+        judge::expected_calls,
         plan::{self, Plan, PlanError, PlannedTask, Selection, SkipMissing},
         resources::{Segmenter, ToolError, Tools, needing, needs},
         task_specs,
@@ -398,6 +399,11 @@ fn what_would_be_asked(plan: &Plan, tokenizer: Option<&Tokenizer>) -> String {
                 tokens += tokenizer.and_then(|t| t.encode(&generate.prompt, Special::Add).ok()).map_or(0, |ids| ids.len());
                 new_tokens += u64::from(generate.max_new_tokens);
             }
+            if let RequestKind::Chat(chat) = &asked.request.kind {
+                // What the user says; templates and earlier answers come on top.
+                characters += chat.users().iter().map(|text| text.chars().count()).sum::<usize>();
+                new_tokens += u64::from(chat.max_new_tokens) * chat.users().len() as u64;
+            }
         }
         let tokens = tokenizer.map_or(String::new(), |_| format!(", {tokens} prompt tokens"));
         let _ = writeln!(
@@ -409,6 +415,9 @@ fn what_would_be_asked(plan: &Plan, tokenizer: Option<&Tokenizer>) -> String {
             distinct.len(),
             planned.shots
         );
+        if planned.task.file.judge.is_some() {
+            let _ = writeln!(text, "  the judge: {} calls", expected_calls(&planned.asked));
+        }
         let _ = writeln!(text, "  sha256 of all prompts {}\n  sha256 of all golds   {}", prompts_sha256(planned), golds_sha256(planned));
     }
     text

@@ -11,6 +11,7 @@ use crate::engine::{Cleanup, Generate, Generated};
 use crate::metric::Reference;
 use crate::task::{Task, document::Document};
 use crate::text::{cleanup::clean_up_tokenization, stop::cut_at_stop};
+use serde_json::Value;
 
 /// An extracted answer.
 #[derive(Clone, Debug, PartialEq)]
@@ -37,8 +38,13 @@ pub fn extract(task: &Task, text: &str) -> Answer {
     Answer::Text(steps::apply(&task.file.answer, text))
 }
 
-/// What a right answer to the document looks like.
+/// What a right answer to the document looks like. Where a judge decides, these are the reference answers it sees, turn by turn.
 pub fn reference(task: &Task, document: &Document) -> Reference {
+    if let Some(judge) = &task.file.judge {
+        let turns =
+            document.fields.get("reference_turns").and_then(Value::as_array).filter(|_| judge.with_reference.contains(&document.group));
+        return Reference { texts: turns.into_iter().flatten().filter_map(Value::as_str).map(str::to_owned).collect() };
+    }
     Reference { texts: vec![steps::apply(&task.file.document.reference, &document.gold)] }
 }
 

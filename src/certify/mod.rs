@@ -4,6 +4,7 @@
 
 mod asked;
 pub mod code;
+pub mod jmt_bench;
 pub mod jp_harness;
 pub mod llm_jp;
 pub mod metrics;
@@ -19,7 +20,7 @@ use source::{CertifyError, entries};
 use std::path::Path;
 
 /// Kinds whose tasks are not part of this version.
-const NOT_BUILT: [&str; 3] = ["en-harness", "jmt-bench", "tokenizer"];
+const NOT_BUILT: [&str; 2] = ["en-harness", "tokenizer"];
 
 /// Recorded exchanges and export targets: fixtures of other tests, never replayed.
 const FIXTURES: [&str; 3] = ["endpoints", "lm_eval_export", "swallow_export"];
@@ -85,11 +86,14 @@ pub fn run(dir: &Path, inputs: &Inputs<'_>) -> Result<Report, CertifyError> {
         (_, kind) if NOT_BUILT.contains(&kind) => return Err(CertifyError::NotBuilt { kind: parent }),
         _ => replay_root(&mut report, dir, inputs)?,
     }
+    if report.folders.is_empty() && report.not_built.is_empty() {
+        return Err(CertifyError::UnknownFolder { path: dir.to_owned() });
+    }
     Ok(report)
 }
 
 fn is_built(kind: &str) -> bool {
-    matches!(kind, "code" | "sandbox" | "ja-harness" | "ja-llmjp" | "metrics" | "models" | "pyrandom")
+    matches!(kind, "code" | "sandbox" | "ja-harness" | "ja-llmjp" | "jmt-bench" | "metrics" | "models" | "pyrandom")
 }
 
 fn dir_name(dir: &Path) -> String {
@@ -106,9 +110,6 @@ fn replay_root(report: &mut Report, root: &Path, inputs: &Inputs<'_>) -> Result<
             kind if NOT_BUILT.contains(&kind) => report.not_built.push(name),
             _ => return Err(CertifyError::UnknownFolder { path }),
         }
-    }
-    if report.folders.is_empty() && report.not_built.is_empty() {
-        return Err(CertifyError::UnknownFolder { path: root.to_owned() });
     }
     Ok(())
 }
@@ -156,6 +157,7 @@ fn replay_one(report: &mut Report, kind: &str, path: &Path, inputs: &Inputs<'_>)
         ("code", "answer_ratio" | "pass_at_k") => code::formulas(path)?,
         ("code", task) => code::task_folder(path, find(&load::embedded()?, task, path)?, inputs.programs)?,
         ("ja-harness", folder) => jp_harness::task_folder(path, find_by_folder(&load::embedded()?, folder, path)?, inputs)?,
+        ("jmt-bench", _) => jmt_bench::folder(path, &name, find(&load::embedded()?, "japanese_mt_bench", path)?)?,
         ("ja-llmjp", "_metrics") => llm_jp::metrics_folder(path, find(&load::embedded()?, "jemhopqa", path)?)?,
         ("ja-llmjp", task) => llm_jp::task_folder(path, find(&load::embedded()?, task, path)?, inputs.data)?,
         _ => return Err(CertifyError::UnknownFolder { path: path.to_owned() }),

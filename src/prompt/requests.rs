@@ -1,10 +1,13 @@
 //! Document and shots to requests.
 
 use super::fit::{self, FitError};
-use crate::engine::{Bos, Generate, ModelFacts, Request, RequestKind, Sampling, TokenRules};
-use crate::task::{Arrange, EosStop, PenaltyFrom, RequestKindName, RequestRule, Task, TemplateName, document::Document, load::TaskError};
+use crate::engine::{Bos, Chat, Generate, ModelFacts, Request, RequestKind, Sampling, Template, TokenRules};
+use crate::task::{
+    Arrange, EosStop, PenaltyFrom, RequestKindName, RequestRule, Task, TemplateName, document::Document, judged::ChatRule, load::TaskError,
+};
 use crate::text::tokenizer::Special;
 use serde::Serialize;
+use serde_json::Value;
 use sha2::{Digest, Sha256};
 
 /// What the prompt template sees: the document's `input` and the `shots`, each with `input` and `output`.
@@ -69,12 +72,16 @@ pub fn stops(rule: &RequestRule, eos: Option<&str>) -> Vec<String> {
 pub fn requests(task: &Task, document: &Document, shots: &[Document], facts: &ModelFacts) -> Result<Vec<Request>, PromptError> {
     let rule = &task.file.request;
     let prompt = prompt(task, document, shots, facts)?;
+    if let Some(chat) = &rule.chat {
+        return Ok(conversations(chat, rule.max_new_tokens, document, prompt, facts));
+    }
     let eos = facts.tokenizer.as_ref().and_then(|t| t.special_token("eos_token"));
     let repetition_penalty = match rule.sampling.repetition_penalty_from {
         PenaltyFrom::Task => rule.sampling.repetition_penalty,
         PenaltyFrom::Model => facts.repetition_penalty.unwrap_or(Sampling::GREEDY.repetition_penalty),
     };
     let first = match rule.kind {
+        RequestKindName::Chat => unreachable!("a task file with this kind has [request.chat], which its loader checks"),
         RequestKindName::Generate => Generate {
             sample: 0,
             max_new_tokens: max_new_tokens(rule, &prompt, facts)?,
@@ -120,6 +127,41 @@ fn max_new_tokens(rule: &RequestRule, prompt: &str, facts: &ModelFacts) -> Resul
 fn seed(prompt: &str) -> u64 {
     let digest = Sha256::digest(prompt);
     u64::from(u32::from_le_bytes([digest[0], digest[1], digest[2], 0]))
+}
+
+/// `gen_model_answer.py:92-96`: of a category without a temperature.
+const DEFAULT_TEMPERATURE: f64 = 0.7;
+/// `gen_model_answer.py:118-121`: temperatures below this are greedy.
+const GREEDY_BELOW: f64 = 1e-4;
+/// `GenerationConfig` of transformers has this top-k where generation_config.json has none.
+const TRANSFORMERS_TOP_K: u32 = 50;
+
+/// The conversations of one document, one a choice. Settings that the protocol leaves to the model are the model's own.
+///
+/// `torch.manual_seed(i)` before choice `i` (`gen_model_answer.py:106`) does not reach a greedy one: those are equal, one request, asked once.
+fn conversations(rule: &ChatRule, max_new_tokens: u32, document: &Document, prompt: String, facts: &ModelFacts) -> Vec<Request> {
+    let turns: Vec<&str> =
+        document.fields.get(&rule.turns).and_then(Value::as_array).into_iter().flatten().filter_map(Value::as_str).collect();
+    let temperature = rule.temperature.get(&document.group).copied().unwrap_or(DEFAULT_TEMPERATURE);
+    let greedy = temperature < GREEDY_BELOW;
+    let conversation = |choice: u32| {
+        let choice = if greedy { 0 } else { choice };
+        Request::new(RequestKind::Chat(Chat {
+            prompt: prompt.clone(),
+            follow_ups: turns.iter().skip(1).map(|turn| (*turn).to_owned()).collect(),
+            sample: choice,
+            max_new_tokens,
+            template: facts.template.clone().unwrap_or(Template::Model),
+            sampling: Sampling {
+                temperature: if greedy { 0.0 } else { temperature },
+                top_k: facts.top_k.unwrap_or(TRANSFORMERS_TOP_K),
+                top_p: facts.top_p.unwrap_or(1.0),
+                repetition_penalty: facts.repetition_penalty.unwrap_or(1.0),
+                seed: choice.into(),
+            },
+        }))
+    };
+    (0..rule.choices).map(conversation).collect()
 }
 
 /// SHA-256 over texts in order, joined by a zero byte; hexadecimal. The digest rule of the goldens recorded from the JP harness.

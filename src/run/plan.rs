@@ -269,7 +269,8 @@ impl Asking<'_> {
 
     fn planned(&self, position: usize, request: Request, lost_tokens: u32) -> PlannedRequest {
         let document = &self.drawn.documents[position];
-        let group = if document.group.is_empty() { String::new() } else { format!("{}/{}", document.group, document.subset) };
+        let group = [&document.group, &document.subset].into_iter().filter(|part| !part.is_empty());
+        let group = if document.group.is_empty() { String::new() } else { group.map(String::as_str).collect::<Vec<_>>().join("/") };
         PlannedRequest {
             task: self.task.name.clone(),
             doc_id: document.id.clone(),

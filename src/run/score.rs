@@ -29,6 +29,8 @@ pub struct Circumstances<'c> {
     pub spec: &'c TaskSpec,
     /// Who answered.
     pub engine: &'c Identity,
+    /// How conversations were written, where any were held.
+    pub chat_template: Option<&'c str>,
     /// Whether the numbers mean anything.
     pub purpose: Purpose,
     /// What is done about upstream defects.
@@ -77,7 +79,7 @@ fn score_document(
     let response = generated(answers, request);
     let decoded = match &request.kind {
         RequestKind::Generate(asked) => decoded(task, asked, document, answers, tools),
-        RequestKind::LogLikelihood(_) => None,
+        RequestKind::LogLikelihood(_) | RequestKind::Chat(_) => None,
     };
     let answer = decoded.map(|text| {
         let Answer::Text(answer) = answer::extract(task, &text);
@@ -105,6 +107,7 @@ fn score_document(
         stats: with_stats(metrics, &scores).collect(),
         failure,
         notes: response.map(|r| r.notes.clone()).unwrap_or_default(),
+        turns: Vec::new(),
     };
     (sample, scores)
 }
@@ -146,6 +149,7 @@ fn score_programs(
         stats: with_stats(metrics, &scores).collect(),
         failure,
         notes: notes.collect::<BTreeSet<_>>().into_iter().collect(),
+        turns: Vec::new(),
     };
     (sample, scores)
 }
@@ -188,7 +192,7 @@ fn decoded(task: &Task, asked: &Generate, document: &[PlannedRequest], answers: 
     Some(answer::cleaned_and_cut(&text, asked.rules.cleanup, &stops))
 }
 
-fn prompt_sha256(kind: &RequestKind) -> String {
+pub(super) fn prompt_sha256(kind: &RequestKind) -> String {
     Sha256::digest(kind.text()).iter().map(|b| format!("{b:02x}")).collect()
 }
 
@@ -213,14 +217,14 @@ fn aggregate_task(task: &Task, samples: &[Sample], scores: &BTreeMap<&str, Vec<S
         half_width_95: headline.half_width_95(of_headline),
         others: others.collect(),
         groups: groups(headline, samples, of_headline),
-        signature: sign(task, n, &departures, around),
+        signature: sign(task, n, around.spec.documents_in_full, &departures, around),
         departures,
         warnings: end_tokens(task, around.engine).into_iter().chain(warnings(samples)).collect(),
         unavailable: None,
     }
 }
 
-fn sign(task: &Task, n: u64, departures: &[String], around: Circumstances<'_>) -> String {
+pub(super) fn sign(task: &Task, n: u64, in_full: u64, departures: &[String], around: Circumstances<'_>) -> String {
     signature(&Parts {
         protocol: PROTOCOL,
         task: &task.name,
@@ -233,7 +237,7 @@ fn sign(task: &Task, n: u64, departures: &[String], around: Circumstances<'_>) -
         protocol_dtype: &task.file.dtype,
         defects: (!task.file.request.defects.is_empty()).then_some(around.defects),
         window: window(task, around.engine),
-        coverage: if n < around.spec.documents_in_full { Coverage::Partial } else { Coverage::Full },
+        coverage: if n < in_full { Coverage::Partial } else { Coverage::Full },
         off_protocol: departures,
         sandbox: grade::executes(task).then(|| around.graded.sandbox().map(sandbox::Identity::short)).flatten(),
         purpose: around.purpose,

@@ -3,6 +3,7 @@
 //! A task file is frozen once published: `tasks/swallow-202407/` never changes its meaning.
 
 pub mod document;
+pub mod judged;
 pub mod load;
 
 use crate::engine::{Bos, Cleanup, Decode, EndTokens, Sampling, Truncation};
@@ -122,6 +123,9 @@ pub struct TaskFile {
     pub metrics: Vec<String>,
     /// The metric that stands in the table.
     pub headline: String,
+    /// Who rates the answers, where no reference decides.
+    #[serde(default)]
+    pub judge: Option<judged::JudgeRule>,
     /// Parts of a benchmark with many parts, in protocol order.
     #[serde(default)]
     pub subset: Vec<Subset>,
@@ -177,6 +181,15 @@ pub enum Arrange {
         /// What happens to a prompt that is too long for the model.
         #[serde(default)]
         fit: Fit,
+    },
+    /// FastChat `llm_judge`: documents in file order, without shots; the reference answers stand in a file of their own.
+    FastChat {
+        /// Split of the questions.
+        questions: String,
+        /// Split of the reference answers: `choices[0].turns` of the record with the same id.
+        references: String,
+        /// Field that joins the two.
+        id: String,
     },
 }
 
@@ -281,6 +294,9 @@ pub struct RequestRule {
     /// Upstream defects that `--defects faithful` reproduces.
     #[serde(default)]
     pub defects: Vec<Defect>,
+    /// How a conversation is held; there for `kind = "chat"` alone.
+    #[serde(default)]
+    pub chat: Option<judged::ChatRule>,
 }
 
 /// Where the text of the model's end token stands among the stop strings; the order decides nothing, but the record shows it.
@@ -325,6 +341,8 @@ pub enum PenaltyFrom {
 pub enum RequestKindName {
     /// Continue the prompt.
     Generate,
+    /// Hold a conversation.
+    Chat,
 }
 
 /// How tokens are chosen, as a task file says it.

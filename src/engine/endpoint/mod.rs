@@ -4,10 +4,14 @@
 //! request, by asking. Stop strings are always cut here, with the full list, whatever was sent. Which token ids end a generation is the
 //! server's own choice (usually generation_config.json's list); no route of `/v1/completions` can change that.
 //!
-//! Not here: log-likelihoods, chat routes, Azure's paths.
+//! A conversation in one of FastChat's templates is text too ([`dialogue`]); messages and Azure's paths are in [`chat_server`].
+//!
+//! Not here: log-likelihoods.
 
 mod balance;
 mod capabilities;
+pub mod chat_server;
+mod dialogue;
 mod http;
 mod probe;
 #[cfg(test)]
@@ -174,6 +178,9 @@ impl Engine for Endpoint {
 
 /// Why servers with these capabilities cannot answer `request` as its protocol wants it.
 fn refusal(request: &Request, capabilities: &Capabilities, facts: &ModelFacts) -> Option<EngineError> {
+    if let RequestKind::Chat(chat) = &request.kind {
+        return dialogue::refusal(chat, capabilities, facts);
+    }
     let RequestKind::Generate(generate) = &request.kind else {
         return Some(EngineError::with_hint(
             "log-likelihoods are not available over an endpoint: this version has no adapter for a server's prompt log-probabilities",
@@ -245,7 +252,7 @@ mod tests {
     fn a_prompt_that_the_protocol_cuts_is_refused() {
         let file = |name: &str| crate::engine::demo::FILES.iter().find(|(n, _)| *n == name).expect("built in").1;
         let tokenizer = Tokenizer::from_bytes(file("tokenizer.json"), None, None).expect("valid");
-        let facts = ModelFacts { tokenizer: Some(tokenizer.into()), max_positions: Some(20), repetition_penalty: None };
+        let facts = ModelFacts { tokenizer: Some(tokenizer.into()), max_positions: Some(20), ..ModelFacts::default() };
         let rules = TokenRules { truncation: Some(Truncation { max_length: 4096 }), ..TokenRules::default() };
         let asked = |prompt: &str| Generate { prompt: prompt.into(), max_new_tokens: 16, rules: rules.clone(), ..request(&[], &[]) };
         assert!(too_long(&asked("東"), &facts).is_none());

@@ -36,7 +36,7 @@ struct Job {
 }
 
 /// What became of a [`Job`].
-enum Done {
+pub(super) enum Done {
     /// Outcomes, their cost, and samples that are still to be asked.
     Answered { outcomes: Vec<Outcome>, stats: Stats, rest: Vec<Request> },
     /// Nothing can be answered any more.
@@ -119,7 +119,10 @@ impl Asker {
             let outcomes = job.samples.iter().map(|r| failed(r, error.message.clone(), 0)).collect();
             return Done::Answered { outcomes, stats: Stats::default(), rest: vec![] };
         }
-        let RequestKind::Generate(generate) = &first.kind else { unreachable!("refusal() lets only generations pass") };
+        if let RequestKind::Chat(chat) = &first.kind {
+            return self.converse(first, chat).await;
+        }
+        let RequestKind::Generate(generate) = &first.kind else { unreachable!("refusal() lets only these two pass") };
         if generate.max_new_tokens == 0 {
             // Servers answer `max_tokens: 0` with an error, one token, or no limit at all.
             let outcomes = job.samples.iter().map(|r| answered(r, nothing())).collect();
@@ -146,7 +149,7 @@ impl Asker {
     }
 
     /// Asks until there is an answer, the answer is final, or the attempts are used up; then says how many there were.
-    async fn ask(&self, generate: &Generate, n: u32) -> Result<wire::Answer, (Fault, u32)> {
+    pub(super) async fn ask(&self, generate: &Generate, n: u32) -> Result<wire::Answer, (Fault, u32)> {
         // One body for every server and every attempt: neither balancing nor concurrency changes what is asked.
         let body = wire::body(&self.options.model, generate, n, &self.capabilities).to_string().into_bytes();
         let mut pauses = self.options.backoff.pauses();
@@ -203,7 +206,7 @@ impl Asker {
     }
 
     /// Whether no server answers a plain request either. What a server read and refused says nothing against the server.
-    async fn dead(&self, fault: &Fault) -> Option<EngineError> {
+    pub(super) async fn dead(&self, fault: &Fault) -> Option<EngineError> {
         if matches!(fault.class, Class::Refused | Class::Busy) {
             return None;
         }
@@ -226,7 +229,7 @@ pub(super) async fn post(server: &Server, body: Vec<u8>, limit: Duration) -> Res
     wire::parse(&reply.body).map_err(|what| server.garbage(&what))
 }
 
-fn failed(request: &Request, message: String, attempts: u32) -> Outcome {
+pub(super) fn failed(request: &Request, message: String, attempts: u32) -> Outcome {
     Err(RequestFailure { id: request.id.clone(), message, attempts })
 }
 

@@ -147,7 +147,8 @@ fn add(
         doc_id: id.into(),
         group: String::new(),
         reference: vec![reference.into()],
-        request, lost_tokens: 0,
+        request,
+        lost_tokens: 0,
     });
 }
 

@@ -18,6 +18,7 @@ mod data;
 mod data_verb;
 mod endpoint;
 mod endpoint_faults;
+mod endpoint_scores;
 mod house;
 mod html;
 mod hub;

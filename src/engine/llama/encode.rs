@@ -1,6 +1,6 @@
 //! Texts to token ids of requests, and token ids to the text of an answer.
 
-use crate::engine::{Bos, Decode};
+use crate::engine::{Bos, Decode, LogLikelihood};
 use crate::text::python::is_space;
 use crate::text::stop::cut_at_stop;
 use crate::text::tokenizer::{Special, Specials, Tokenizer, TokenizerError};
@@ -65,6 +65,23 @@ pub fn pair(
             Ok((alone.0, alone.1, PairEncoding::Separate))
         }
     }
+}
+
+/// Token ids of one continuation of a request after its context, as [`pair`] makes them with the tokenizer's end token before an empty
+/// context. Every engine scores these.
+///
+/// # Errors
+/// Why there is nothing to score.
+pub fn scored_pair(tokenizer: &Tokenizer, scored: &LogLikelihood, continuation: &str) -> Result<(Vec<u32>, Vec<u32>), String> {
+    let prefix = tokenizer.eos_id();
+    let (context, tokens, _) = pair(tokenizer, &scored.context, continuation, scored.rules.bos, prefix).map_err(|e| e.to_string())?;
+    if tokens.is_empty() {
+        return Err(format!("the continuation {continuation:?} has no token: its log-likelihood does not exist"));
+    }
+    if context.is_empty() {
+        return Err("the context has no token, and the tokenizer has none to put before it".into());
+    }
+    Ok((context, tokens))
 }
 
 /// Cuts a pair from the left so that a model of `window` positions can score it: of context and continuation the last `window + 1` tokens

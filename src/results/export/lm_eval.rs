@@ -7,12 +7,7 @@
 use super::ExportFile;
 use crate::engine::{ContinuationScore, Output, RequestKind};
 use crate::metric::aggregate;
-use crate::results::{
-    recorded::Recorded,
-    requests::PlannedRequest,
-    samples::Sample,
-    scores::TaskScore,
-};
+use crate::results::{recorded::Recorded, requests::PlannedRequest, samples::Sample, scores::TaskScore};
 use serde_json::{Map, Value, json};
 use sha2::{Digest, Sha256};
 use std::collections::BTreeMap;

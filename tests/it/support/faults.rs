@@ -111,7 +111,11 @@ fn connection(
         if ended.load(Ordering::SeqCst) {
             return Ok(());
         }
-        let act = if asked.path.ends_with("/completions") { (script.lock().unwrap())(&asked) } else { Act::Answer };
+        let act = if asked.path.ends_with("/completions") || asked.path.ends_with("/generate") {
+            (script.lock().unwrap())(&asked)
+        } else {
+            Act::Answer
+        };
         let (path, body) = (asked.path.clone(), asked.body.clone());
         log.lock().unwrap().push(asked);
         match act {

@@ -9,6 +9,8 @@ pub mod answer;
 pub mod certify;
 // Verbs, flags, messages, exit codes. The only room that prints.
 pub mod cli;
+// Comparing runs: paired tests, the gate's verdict. Chooses no exit code.
+pub mod compare;
 // Data sets: manifests, downloads, checksums, file formats. Knows no task.
 pub mod dataset;
 // Engines: requests in, responses out. Knows no right answer.

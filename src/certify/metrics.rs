@@ -45,7 +45,7 @@ pub fn file(report: &mut Folder, folder: &Path, name: &str, segment: Option<Word
     Ok(())
 }
 
-/// Words and what the harness joins them to. Every string at once: segmenting is the slow part of all of certify.
+/// Words of the stripped text, as the harness asks for them, and what it joins them to. Every string at once: segmenting is the slow part of all of certify.
 fn nagisa_words(report: &mut Folder, source: &Source, segment: Option<Words<'_>>) -> Result<(), CertifyError> {
     let rows = source.rows()?;
     let Some(segment) = segment else {
@@ -54,7 +54,7 @@ fn nagisa_words(report: &mut Folder, source: &Source, segment: Option<Words<'_>>
     };
     let texts: Vec<&str> =
         rows.iter().map(|row| source.text_of(&row.fields, "text", Some(row.line))).collect::<Result<_, CertifyError>>()?;
-    let words: Vec<Vec<String>> = texts.par_iter().map(|text| segment(text)).collect();
+    let words: Vec<Vec<String>> = texts.par_iter().map(|text| segment(text.trim_matches(is_space))).collect();
     for (row, words) in rows.iter().zip(words) {
         let line = Some(row.line);
         source.only_keys(&row.fields, &["text", "words", "joined"], line)?;

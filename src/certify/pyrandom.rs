@@ -1,7 +1,7 @@
 //! Vectors of the two random generators (`python_seed_*.json`, `numpy_legacy_seed_*.json`), and the order and draws of the JP harness' tasks at
 //! their real sizes (`protocol_jp_harness.json`).
 //!
-//! Every list starts from a fresh seed and goes on with one stream; those named in [`draw`] and [`draw_numpy`] are seeded again for each entry.
+//! Every list starts from a fresh seed and goes on with one stream; those named in `draw` and `draw_numpy` are seeded again for each entry.
 
 use super::report::Folder;
 use super::source::{CertifyError, Source};

@@ -1,6 +1,9 @@
 //! The verbs and their flags. Parsing only: what a verb does stands in its own file.
 
-use super::{data::DataCommand, export::ExportArgs, report::ReportArgs, run_args::RunArgs, values};
+use super::{
+    baseline::BaselineArgs, compare::CompareArgs, data::DataCommand, export::ExportArgs, gate::GateArgs, leaderboard::LeaderboardArgs,
+    merge::MergeArgs, report::ReportArgs, run_args::RunArgs, values,
+};
 use clap::{Args, Parser, Subcommand};
 use std::path::PathBuf;
 
@@ -16,8 +19,8 @@ Long flags may be written with underscores (--num_fewshot), as other harnesses d
 
 Keys and tokens come from the environment or .env only: OPENAI_API_KEY (or SWALLOW_EVAL_API_KEY), HF_TOKEN.
 
-Exit codes: 0 done, 1 certify mismatch, 2 usage or unreadable input, 3 run incomplete, 4 data missing or wrong,
-5 engine or endpoint cannot do it, 70 a bug, 130 interrupted (the journal is kept).";
+Exit codes: 0 done or gate GO, 1 certify mismatch or gate NO-GO, 2 usage or unreadable input, 3 run incomplete, 4 data missing or wrong,
+5 engine or endpoint cannot do it, 6 gate inconclusive, 70 a bug, 130 interrupted (the journal is kept).";
 
 /// Reproduces the evaluation tables of the Llama 3.1 Swallow model card.
 #[derive(Debug, Parser)]
@@ -39,6 +42,16 @@ pub enum Command {
     Score(ScoreArgs),
     /// Show recorded runs as a table or a page: terminal, Markdown, CSV, JSON, HTML
     Report(ReportArgs),
+    /// Compare two runs document by document: paired tests, changed documents
+    Compare(CompareArgs),
+    /// Judge a comparison by a policy, for CI: GO 0, NO-GO 1, INCONCLUSIVE 6
+    Gate(GateArgs),
+    /// Write what a comparison needs of a run as one small file to commit
+    Baseline(BaselineArgs),
+    /// Put many runs into one table, published rows beside them
+    Leaderboard(LeaderboardArgs),
+    /// Join the shards of a run (`run --shard i/n`) into one run
+    Merge(MergeArgs),
     /// Write a recorded run in the files of lm-eval, of the original team, or of the Hugging Face hub
     Export(ExportArgs),
     /// Replay recorded goldens of the original harnesses through this program

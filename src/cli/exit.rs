@@ -6,7 +6,7 @@
 pub enum Exit {
     /// Done.
     Ok = 0,
-    /// `certify` mismatch (later also: gate NO-GO).
+    /// `certify` mismatch, or gate NO-GO.
     No = 1,
     /// Bad flag, bad task file, unreadable input of ours, unwritable output before the run.
     Usage = 2,
@@ -16,6 +16,8 @@ pub enum Exit {
     Data = 4,
     /// The engine or endpoint cannot do what the task needs.
     Engine = 5,
+    /// Gate: the data do not decide.
+    Inconclusive = 6,
     /// A bug of ours.
     Bug = 70,
     /// Ctrl-C; the journal is kept.

@@ -4,7 +4,9 @@
 //! into a message and an exit code.
 
 pub mod args;
+pub mod baseline;
 mod certify;
+pub mod compare;
 mod completions;
 pub mod data;
 mod data_source;
@@ -13,8 +15,11 @@ mod downloads;
 mod engines;
 pub mod exit;
 pub mod export;
+pub mod gate;
 pub mod interrupt;
 pub mod layers;
+pub mod leaderboard;
+pub mod merge;
 pub mod model_choice;
 pub mod output;
 pub mod progress;
@@ -24,6 +29,7 @@ pub mod run_args;
 mod score;
 mod setting_files;
 pub mod settings;
+mod sides;
 mod tasks;
 pub mod values;
 
@@ -55,6 +61,11 @@ pub fn main() -> ExitCode {
 fn dispatch(invocation: Invocation) -> Verdict {
     match invocation.cli.command {
         Command::Report(args) => report::run(&args),
+        Command::Compare(args) => compare::run(&args),
+        Command::Gate(args) => gate::run(&args),
+        Command::Baseline(args) => baseline::run(&args),
+        Command::Leaderboard(args) => leaderboard::run(&args),
+        Command::Merge(args) => merge::run(&args),
         Command::Export(args) => export::run(&args),
         Command::Doctor(args) => doctor::run(&args),
         Command::Completions(args) => completions::run(&args),

@@ -66,13 +66,17 @@ pub enum Format {
 /// Exit 2 when a run cannot be read or has no scores, runs are of different suites, no published row has the name, or the file cannot be
 /// written.
 pub fn run(args: &ReportArgs) -> Verdict {
-    if args.format == Format::Html {
-        return page(args);
-    }
-    let table = table(args)?;
+    let look = if args.output.is_some() { PLAIN } else { look_of_stdout() };
+    let text = match args.format {
+        Format::Terminal => terminal::render(&table(args)?, look),
+        Format::Markdown => markdown::render(&table(args)?),
+        Format::Csv => csv::render(&table(args)?),
+        Format::Json => json::render(&table(args)?),
+        Format::Html => page(args)?,
+    };
     match &args.output {
-        Some(path) => write_file(path, &rendered(&table, args.format, PLAIN))?,
-        None => output::print(&rendered(&table, args.format, look_of_stdout()))?,
+        Some(path) => write_file(path, &text)?,
+        None => output::print(&text)?,
     }
     Ok(Exit::Ok)
 }
@@ -111,7 +115,7 @@ fn table(args: &ReportArgs) -> Result<Table, Failure> {
 }
 
 /// One page over all runs, whatever their suites.
-fn page(args: &ReportArgs) -> Verdict {
+fn page(args: &ReportArgs) -> Result<String, Failure> {
     if args.output.is_none() && io::stdout().is_terminal() {
         let failure = Failure::new(Exit::Usage, "a page is for a browser, not for a terminal");
         return Err(failure.hint("name a file: --format html --output report.html"));
@@ -119,16 +123,9 @@ fn page(args: &ReportArgs) -> Verdict {
     let dirs = found(args)?;
     let runs = dirs.iter().map(|dir| subject(dir, args.against.as_deref()).map_err(failure)).collect::<Result<Vec<_>, _>>()?;
     if let Some(name) = args.against.as_deref().filter(|_| runs.iter().all(|run| run.published.is_none())) {
-        for run in &runs {
-            reference::row(&run.scores.suite, name).map_err(failure)?;
-        }
+        runs.first().map_or(Ok(()), |run| reference::row(&run.scores.suite, name).map(drop)).map_err(failure)?;
     }
-    let page = html::render(&runs);
-    match &args.output {
-        Some(path) => write_file(path, &page)?,
-        None => output::print(&page)?,
-    }
-    Ok(Exit::Ok)
+    Ok(html::render(&runs))
 }
 
 /// A run beside its published row: the named one, or that of its own model. A demo is held against nothing unasked.
@@ -156,17 +153,8 @@ fn read(dir: &RunDir) -> Result<NamedScores, Failure> {
     Ok(NamedScores { run: dir.id(), scores: dir.scores().map_err(failure)? })
 }
 
-fn rendered(table: &Table, format: Format, look: Look) -> String {
-    match format {
-        Format::Terminal | Format::Html => terminal::render(table, look),
-        Format::Markdown => markdown::render(table),
-        Format::Csv => csv::render(table),
-        Format::Json => json::render(table),
-    }
-}
-
 /// Replaces a file as a whole; what is not a file (`/dev/stdout`, a pipe) is written to.
-fn write_file(path: &Path, text: &str) -> Result<(), Failure> {
+pub(super) fn write_file(path: &Path, text: &str) -> Result<(), Failure> {
     let special = path.metadata().is_ok_and(|m| !m.is_file() && !m.is_dir());
     let written = if special {
         std::fs::write(path, text).map_err(|source| ResultsError::Io { action: "write", path: path.to_owned(), source })

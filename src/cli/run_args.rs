@@ -29,7 +29,7 @@ pub struct RunArgs {
     /// Ask only these documents: JSON of task to indices, or a file that holds it; the result is marked partial
     #[arg(long, short = 'E', value_name = "JSON", value_parser = values::samples, conflicts_with = "limit", help_heading = "Tasks")]
     pub samples: Option<SampleSelection>,
-    /// Run the i-th of n parts, counted from 1
+    /// Run the i-th of n parts, counted from 1; `auto` takes them from a SLURM job array
     #[arg(long, value_name = "I/N", value_parser = values::shard, help_heading = "Tasks")]
     pub shard: Option<Shard>,
     /// Another number of shots than the protocol's; the result is marked off-protocol

@@ -21,12 +21,30 @@ pub(super) fn limit(text: &str) -> Result<Limit, &'static str> {
     }
 }
 
-/// `--shard i/n`, counted from 1.
+/// `--shard i/n`, counted from 1, or `--shard auto` in a job array.
 pub(super) fn shard(text: &str) -> Result<Shard, &'static str> {
+    if text == "auto" {
+        return shard_of_array(&|name| std::env::var(name).ok()?.parse().ok());
+    }
     let parts = text.split_once('/').and_then(|(i, n)| Some((i.parse().ok()?, n.parse().ok()?)));
     match parts {
         Some((index, count)) if (1..=count).contains(&index) => Ok(Shard { index, count }),
-        _ => Err("a shard is i/n with 1 <= i <= n, such as 2/8"),
+        _ => Err("a shard is i/n with 1 <= i <= n, such as 2/8, or auto in a job array"),
+    }
+}
+
+/// The part that falls to this job: SLURM's array, whose indices may begin anywhere, or NeMo Evaluator's shard variables, counted from 0.
+/// Only on request: an array may as well be over models, and then a silent shard would be a wrong number.
+fn shard_of_array(variable: &dyn Fn(&str) -> Option<u32>) -> Result<Shard, &'static str> {
+    let slurm = || {
+        let (id, least) = (variable("SLURM_ARRAY_TASK_ID")?, variable("SLURM_ARRAY_TASK_MIN").unwrap_or(0));
+        Some((id.checked_sub(least)?.checked_add(1)?, variable("SLURM_ARRAY_TASK_COUNT")?))
+    };
+    let nemo = || Some((variable("NEL_SHARD_IDX")?.checked_add(1)?, variable("NEL_TOTAL_SHARDS")?));
+    match slurm().or_else(nemo) {
+        Some((index, count)) if (1..=count).contains(&index) => Ok(Shard { index, count }),
+        Some(_) => Err("the job array's index lies beyond its count: number it without gaps, such as --array=1-8"),
+        None => Err("auto reads SLURM_ARRAY_TASK_ID and _COUNT, or NEL_SHARD_IDX and NEL_TOTAL_SHARDS, and they are not set"),
     }
 }
 
@@ -156,6 +174,22 @@ mod tests {
         assert_eq!(shard("2/8"), Ok(Shard { index: 2, count: 8 }));
         for text in ["0/8", "9/8", "1", "1/", "/2", "a/b", "-1/2", "1/2/3"] {
             assert!(shard(text).is_err(), "{text}");
+        }
+    }
+
+    #[test]
+    fn shards_of_job_arrays() {
+        let of = |variables: &[(&str, u32)]| shard_of_array(&|name| variables.iter().find(|(n, _)| *n == name).map(|(_, value)| *value));
+        let (id, count, least) = ("SLURM_ARRAY_TASK_ID", "SLURM_ARRAY_TASK_COUNT", "SLURM_ARRAY_TASK_MIN");
+        for (variables, expected) in [
+            (&[(id, 0), (count, 8)][..], Some((1, 8))),
+            (&[(id, 8), (count, 8), (least, 1)], Some((8, 8))),
+            (&[("NEL_SHARD_IDX", 2), ("NEL_TOTAL_SHARDS", 4)], Some((3, 4))),
+            (&[(id, 9), (count, 8), (least, 1)], None),
+            (&[(id, 3)], None),
+            (&[], None),
+        ] {
+            assert_eq!(of(variables).ok(), expected.map(|(index, count)| Shard { index, count }), "{variables:?}");
         }
     }
 

@@ -6,6 +6,9 @@
 pub mod csv;
 pub mod html;
 pub mod json;
+pub mod junit;
+pub mod latex;
+pub mod leaderboard;
 pub mod many_runs;
 pub mod markdown;
 pub mod one_run;

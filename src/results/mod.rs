@@ -7,9 +7,11 @@
 //! Not here: statistics, printing, and the decision which exit code an error has.
 
 pub mod atomic;
+pub mod baseline;
 pub mod clock;
 pub mod command_line;
 pub mod export;
+pub mod frame;
 pub mod journal;
 mod jsonl;
 pub mod recorded;

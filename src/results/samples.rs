@@ -32,6 +32,9 @@ pub struct Sample {
     pub reference: Vec<String>,
     /// Score by metric. A failed request has the score of a wrong answer.
     pub scores: BTreeMap<String, f64>,
+    /// Additive statistics by metric, for metrics whose aggregate is not a mean of scores: what a comparison resamples.
+    #[serde(default, skip_serializing_if = "BTreeMap::is_empty")]
+    pub stats: BTreeMap<String, Vec<f64>>,
     /// Why there is no response; `null` when there is one.
     pub failure: Option<String>,
     /// What a reader of the score should know.

@@ -1,7 +1,7 @@
 //! The signature: everything a number depends on, in one line beside it.
 //!
 //! In the manner of sacrebleu: `swallow-202407|jemhopqa|shots:4|char_f1|n:120|task:3fa9c1|data:77b0e2|engine:llama-cpu-f32|v0.1.0`. What makes
-//! a number something else than the protocol's is said by marks before the version: `dtype:bf16->f32`, `defects:clean`, `partial`,
+//! a number something else than the protocol's is said by marks before the version: `dtype:bf16->f32`, `defects:clean`, `fit:assumed`, `partial`,
 //! `off-protocol:num_fewshot=2`. A demo begins with `DEMO`.
 
 use super::spec::{Defects, Tool};
@@ -28,6 +28,15 @@ pub enum Purpose {
     Demo,
 }
 
+/// Whether it is known that prompts fit the model's window, or how they were made to.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Window {
+    /// Known, or of no interest to the protocol.
+    Known,
+    /// The protocol counts the model's tokens, and nobody could.
+    Assumed,
+}
+
 /// What a signature is made of.
 #[derive(Clone, Debug)]
 pub struct Parts<'a> {
@@ -51,6 +60,8 @@ pub struct Parts<'a> {
     pub protocol_dtype: &'a str,
     /// What is done about the upstream defects of this task; `None` where it has none.
     pub defects: Option<Defects>,
+    /// Whether prompts were fitted to the model.
+    pub window: Window,
     /// Whether all documents were asked.
     pub coverage: Coverage,
     /// Departures from the task file, `num_fewshot=2`.
@@ -82,6 +93,9 @@ pub fn signature(parts: &Parts<'_>) -> String {
         fields.push(format!("dtype:{}->{dtype}", canonical_dtype(parts.protocol_dtype)));
     }
     fields.extend(parts.defects.map(|d| format!("defects:{d}")));
+    if parts.window == Window::Assumed {
+        fields.push("fit:assumed".to_owned());
+    }
     if parts.coverage == Coverage::Partial {
         fields.push("partial".to_owned());
     }
@@ -127,6 +141,7 @@ mod tests {
             engine,
             protocol_dtype: "bfloat16",
             defects: None,
+            window: Window::Known,
             coverage: Coverage::Full,
             off_protocol: &[],
             purpose: Purpose::Measurement,

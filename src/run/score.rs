@@ -10,7 +10,7 @@ use crate::results::{
     requests::PlannedRequest,
     samples::Sample,
     scores::{GroupScore, TaskScore},
-    signature::{Coverage, Parts, Purpose, signature},
+    signature::{Coverage, Parts, Purpose, Window, signature},
     spec::{Defects, TaskSpec},
 };
 use crate::task::{Task, load::PROTOCOL};
@@ -91,10 +91,15 @@ fn score_document(
         answer,
         reference: reference.texts,
         scores: metrics.iter().zip(&scores).map(|(m, s)| (m.name().to_owned(), s.value)).collect(),
+        stats: with_stats(metrics, &scores).collect(),
         failure,
         notes: response.map(|r| r.notes.clone()).unwrap_or_default(),
     };
     (sample, scores)
+}
+
+fn with_stats<'s>(metrics: &'s [&'static dyn Metric], scores: &'s [Score]) -> impl Iterator<Item = (String, Vec<f64>)> + 's {
+    metrics.iter().zip(scores).filter(|(_, score)| !score.stats.is_empty()).map(|(m, score)| (m.name().to_owned(), score.stats.clone()))
 }
 
 fn generated<'a>(answers: &'a Answers, request: &Request) -> Option<&'a Generated> {
@@ -167,10 +172,16 @@ fn sign(task: &Task, n: u64, departures: &[String], around: Circumstances<'_>) -
         engine: around.engine,
         protocol_dtype: &task.file.dtype,
         defects: (!task.file.request.defects.is_empty()).then_some(around.defects),
+        window: window(task, around.engine),
         coverage: if n < around.spec.documents_in_full { Coverage::Partial } else { Coverage::Full },
         off_protocol: departures,
         purpose: around.purpose,
     })
+}
+
+fn window(task: &Task, engine: &Identity) -> Window {
+    let counts = task.file.arrange.counts_tokens() || task.file.request.truncation.is_some();
+    if counts && engine.tokenizer_sha256.is_none() { Window::Assumed } else { Window::Known }
 }
 
 /// Aggregates along every prefix of the documents' group paths.

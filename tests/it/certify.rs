@@ -37,7 +37,7 @@ fn committed_goldens() {
     let report = replay(&committed(), Some(&Store::samples()));
     assert_certified(&report);
     let names: Vec<&str> = report.folders.iter().map(|f| f.name.as_str()).collect();
-    for needed in ["ja-llmjp/_metrics", "ja-llmjp/jmmlu", "pyrandom"] {
+    for needed in ["ja-llmjp/_metrics", "ja-llmjp/jmmlu", "metrics", "pyrandom"] {
         assert!(names.contains(&needed), "{names:?}");
     }
     for folder in report.folders.iter().filter(|f| f.name != "ja-harness/wmt20_en_ja") {
@@ -103,10 +103,16 @@ struct Field {
     file: &'static str,
     pointer: String,
     name: String,
+    damage: fn(&mut Value),
 }
 
 fn field(file: &'static str, pointer: &str, name: &str) -> Field {
-    Field { file, pointer: pointer.into(), name: name.into() }
+    Field { file, pointer: pointer.into(), name: name.into(), damage }
+}
+
+/// A number at the top of a row that is compared within a tolerance of 1e-12.
+fn near(file: &'static str, name: &str) -> Field {
+    Field { damage: damage_beyond_tolerance, ..field(file, &format!("/{name}"), name) }
 }
 
 /// Changes one character of a JSON value: the last of a text, the last digit of a number, the first such value of a list or object.
@@ -131,8 +137,14 @@ fn damage(value: &mut Value) {
     }
 }
 
+/// Changes a number by little more than the tolerance.
+fn damage_beyond_tolerance(value: &mut Value) {
+    let number = value.as_f64().unwrap();
+    *value = Value::from(if number == 0.0 { 1e-11 } else { number * (1.0 + 1e-11) });
+}
+
 /// Damages `pointer` in the first row of the file that has it, and writes the file.
-fn damage_file(path: &Path, pointer: &str) {
+fn damage_file(path: &Path, pointer: &str, damage: fn(&mut Value)) {
     let text = fs::read_to_string(path).unwrap();
     if path.extension().is_some_and(|e| e == "json") {
         let mut object: Value = serde_json::from_str(&text).unwrap();
@@ -152,10 +164,9 @@ fn check_every_field(kind: &str, name: &str, store: Option<&Store>, fields: &[Fi
     let copy_of = root.join(name);
     let golden = committed().join(kind).join(name);
     copy(&golden, &copy_of);
-    // What folders of a kind share stands beside them.
-    let shared = committed().join(kind).join("tokenizer");
-    if shared.is_dir() {
-        copy(&shared, &root.join("tokenizer"));
+    // The tokenizer that folders of these kinds share.
+    if ["ja-harness", "metrics"].contains(&kind) {
+        copy(&committed().join("ja-harness/tokenizer"), &dir.path().join("ja-harness/tokenizer"));
     }
     let only = |report: certify::Report| -> Folder { report.folders.into_iter().next().unwrap() };
     let path = if name.is_empty() { &root } else { &copy_of };
@@ -164,8 +175,8 @@ fn check_every_field(kind: &str, name: &str, store: Option<&Store>, fields: &[Fi
     let compared: BTreeSet<String> = clean.compared.keys().cloned().collect();
     let listed: BTreeSet<String> = fields.iter().map(|f| format!("{} {}", f.file, f.name)).collect();
     assert_eq!(compared, listed, "{kind}/{name}: every compared field is in this test's list, and the reverse");
-    for Field { file, pointer, name: field } in fields {
-        damage_file(&copy_of.join(file), pointer);
+    for Field { file, pointer, name: field, damage } in fields {
+        damage_file(&copy_of.join(file), pointer, *damage);
         let report = only(replay(path, store));
         let found: Vec<(&str, &str)> = report.mismatches.iter().map(|m| (m.file.as_str(), m.field.as_str())).collect();
         assert_eq!(found, [(*file, field.as_str())], "{kind}/{name}: {file} {pointer}");
@@ -246,27 +257,66 @@ fn every_change_in_the_metric_vectors_is_seen() {
 }
 
 #[test]
+fn every_change_in_the_harness_metric_vectors_is_seen() {
+    let mut fields =
+        vec![near("bleu_sacrebleu.jsonl", "score"), near("bleu_sacrebleu.jsonl", "bp"), near("rouge_bootstrap.jsonl", "plain_mean")];
+    for (file, keys) in [
+        ("bleu_sacrebleu.jsonl", &["counts", "totals", "precisions", "sys_len", "ref_len"][..]),
+        ("decode_cleanup.jsonl", &["cleaned"]),
+        ("mgsm_extract.jsonl", &["extracted", "is_integer_answer"]),
+        ("rouge_bootstrap.jsonl", &["low", "mid", "high"]),
+        ("tokenizer_13a.jsonl", &["tokenized", "rstripped_first"]),
+    ] {
+        fields.extend(keys.iter().map(|key| field(file, &format!("/{key}"), key)));
+    }
+    for key in ["whitespace/rouge1", "whitespace/rouge2", "whitespace/rougeL"] {
+        fields.push(field("rouge_score.jsonl", &format!("/{key}"), &key.replace('/', ".")));
+    }
+    for key in ["rouge1", "rouge2", "rougeL", "prediction_tokens"] {
+        fields.push(field("rouge_score.jsonl", &format!("/model_tokenizer/{key}"), &format!("model_tokenizer.{key}")));
+    }
+    check_every_field("metrics", "", None, &fields);
+}
+
+/// Changes one random file in a copy of the folder, and says what certify finds: file, row and field.
+fn found_in_random_vectors(name: &str, change: impl FnOnce(&Path)) -> Vec<(String, String, String)> {
+    let dir = tempfile::tempdir().unwrap();
+    let root = dir.path().join("pyrandom");
+    copy(&committed().join("pyrandom"), &root);
+    change(&root.join(name));
+    replay(&root, None).folders.remove(0).mismatches.into_iter().map(|m| (m.file, m.row, m.field)).collect()
+}
+
+#[test]
 fn every_change_in_the_random_vectors_is_seen() {
     let folder = committed().join("pyrandom");
     for entry in fs::read_dir(&folder).unwrap() {
         let name = entry.unwrap().file_name().into_string().unwrap();
-        if !name.starts_with("python_seed_") {
-            continue;
-        }
         let object: Value = serde_json::from_str(&fs::read_to_string(folder.join(&name)).unwrap()).unwrap();
         let lists: Vec<&String> = object.as_object().unwrap().iter().filter(|(_, v)| v.is_array()).map(|(k, _)| k).collect();
-        assert!(lists.len() >= 10, "{name} has the lists of the recorded vectors");
+        let needed =
+            [("python_seed_", 13), ("numpy_legacy_seed_", 7), ("protocol_", 0)].into_iter().find(|(prefix, _)| name.starts_with(prefix));
+        assert_eq!(needed.map(|(_, count)| count), Some(lists.len()), "{name} has the lists of the recorded vectors");
         for list in lists {
-            let dir = tempfile::tempdir().unwrap();
-            let root = dir.path().join("pyrandom");
-            copy(&folder, &root);
             let last = object[list].as_array().unwrap().len() - 1;
-            damage_file(&root.join(&name), &format!("/{list}/{last}"));
-            let report = replay(&root, None);
-            let found: Vec<(&str, &str, &str)> =
-                report.folders[0].mismatches.iter().map(|m| (m.file.as_str(), m.row.as_str(), m.field.as_str())).collect();
-            assert_eq!(found, [(name.as_str(), format!("{list}[{last}]").as_str(), list.as_str())]);
+            let found = found_in_random_vectors(&name, |path| damage_file(path, &format!("/{list}/{last}"), damage));
+            assert_eq!(found, [(name.clone(), format!("{list}[{last}]"), list.clone())]);
         }
+    }
+}
+
+#[test]
+fn every_change_in_the_order_and_draws_of_a_protocol_is_seen() {
+    const FILE: &str = "protocol_jp_harness.json";
+    let task = "pool_is_the_split";
+    let drop_last = |value: &mut Value| drop(value.as_array_mut().unwrap().pop());
+    for (pointer, change, row, field) in [
+        ("order", damage as fn(&mut Value), task.to_owned(), "order"),
+        ("draws/3", damage, format!("{task} draws[3]"), "draws"),
+        ("draws", drop_last, task.to_owned(), "documents"),
+    ] {
+        let found = found_in_random_vectors(FILE, |path| damage_file(path, &format!("/tasks/{task}/{pointer}"), change));
+        assert_eq!(found, [(FILE.to_owned(), row, field.to_owned())], "{pointer}");
     }
 }
 

@@ -157,7 +157,7 @@ fn liars_are_refused_with_what_gave_them_away() {
         (Lie::Zeros, "differ: by up to"),
         (Lie::Late, "differ: by up to"),
         (Lie::Early, "differ: by up to"),
-        (Lie::SilentBos, "BOS"),
+        (Lie::SilentBos, "the server adds a BOS to ids"),
         (Lie::CountedBos, "tokens, and"),
         (Lie::Rounds(0), "rounded to 0 decimals"),
         (Lie::Rounds(2), "rounded to 2 decimals"),

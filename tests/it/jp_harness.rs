@@ -105,6 +105,9 @@ fn the_four_tasks_give_the_same_scores_in_process_and_over_an_endpoint() {
     assert_eq!(served.code, 0, "{}", served.err);
     assert_eq!(scores(&own), scores(&run_of(&desk, "served")));
     assert_eq!(scores(&own).len(), 8);
+    assert!(!served.out.contains("fit:assumed"), "{}", served.out);
+    let untold = desk.run(&format!("run --suite ja --tasks mgsm --quiet --limit 1 --base-url {} --model tiny", server.base_url));
+    assert!(untold.code == 0 && untold.out.contains("|fit:assumed|"), "{} {}", untold.out, untold.err);
     desk.run(&format!("{line} --output none")).fails(5, &["task 'invented'", "own tokens", "--tokenizer"]);
 
     fs::remove_dir_all(desk.folder.path().join("model")).unwrap();

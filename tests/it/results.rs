@@ -103,6 +103,7 @@ fn sample(planned: &PlannedRequest) -> Sample {
         answer: Some("答え".into()),
         reference: vec!["答え".into()],
         scores: BTreeMap::from([("char_f1".to_owned(), 1.0 / 3.0)]),
+        stats: BTreeMap::new(),
         failure: None,
         notes: vec![],
     }

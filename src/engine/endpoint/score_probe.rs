@@ -94,7 +94,8 @@ impl ScoreProbe<'_> {
         // The same prompt said twice has the same next token, but for a near tie.
         if alike + 1 < PROMPTS.len() {
             return Err(
-                "texts and the token ids that --tokenizer gives for them are continued otherwise: it is not this model's".to_owned()
+                "a text and its token ids are continued otherwise: --tokenizer is not this model's, or the server adds a BOS to ids"
+                    .to_owned(),
             );
         }
         Ok(())

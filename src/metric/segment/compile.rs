@@ -1,7 +1,7 @@
 //! nagisa 0.2.11's model files to the part of them that words need.
 //!
 //! `nagisa_v001.dict` is a (gzip-compressed) pickle of five dictionaries, `nagisa_v001.model` the text in which DyNet writes parameters. Most of
-//! both is for parts of speech. What is left becomes one block of bytes ([`Tables`]) that loads without parsing.
+//! both is for parts of speech. What is left becomes one block of bytes (`Tables`) that loads without parsing.
 
 use serde_pickle::{DeOptions, HashableValue, Value};
 use std::collections::BTreeMap;

@@ -1,7 +1,7 @@
 //! nagisa 0.2.11's word segmentation: a BiLSTM over characters, then a CRF.
 //!
 //! github taishi-i/nagisa, tag 0.2.11: `nagisa/tagger.py`, `nagisa/model.py`, `nagisa_utils.pyx`. Version 0.2.11 has a defect that the protocol's
-//! numbers contain, see [`join`]. Characters that Unicode has assigned since version 13 may be normalised otherwise than by Python 3.9.
+//! numbers contain, see `join`. Characters that Unicode has assigned since version 13 may be normalised otherwise than by Python 3.9.
 
 use super::compile::{CompileError, END, SHAPES, Tables};
 use crate::text::python::is_space;

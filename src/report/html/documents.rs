@@ -7,7 +7,6 @@ use super::{
     Subject, pack,
     paragraphs::{Part, Shared, skippable},
 };
-use crate::engine::{RequestId, RequestKind};
 use crate::results::{
     requests::{PlannedRequest, fields_but_text},
     samples::Sample,
@@ -99,7 +98,7 @@ struct Told<'r> {
 /// A request.
 #[derive(Serialize)]
 struct Asked<'r> {
-    id: &'r RequestId,
+    id: &'r str,
     prompt: Vec<Part<'r>>,
     /// Characters (UTF-16 code units, as the script counts) at the beginning that are folded.
     fold: usize,
@@ -178,8 +177,8 @@ impl<'r> Account<'r> {
     }
 
     /// What became of a request, less the ids of tokens and less a text that stands beside it as the response.
-    fn outcome(&self, id: &RequestId) -> Value {
-        let answers = &self.run.answers;
+    fn outcome(&self, planned: &PlannedRequest) -> Value {
+        let (answers, id) = (&self.run.answers, &planned.request.id);
         if let Some(response) = answers.responses.get(id) {
             let mut value = serde_json::to_value(&response.output).unwrap_or_default();
             if let Value::Object(fields) = &mut value {
@@ -269,7 +268,7 @@ fn document<'r>(lines: &[Line<'r>], at: usize, shared: &Shared<'r>) -> Document<
     let is_news = |account: &Account<'r>| first.is_none_or(|first| std::ptr::eq(first.run, account.run) || ids(first) != ids(account));
     let told = |account: &Account<'r>| Told {
         asked: is_news(account).then(|| account.asked.iter().map(|planned| asked(planned, lines, at, shared)).collect()),
-        outcomes: account.asked.iter().map(|planned| account.outcome(&planned.request.id)).collect(),
+        outcomes: account.asked.iter().map(|planned| account.outcome(planned)).collect(),
         response: account.sample.and_then(|sample| sample.response.as_deref()),
         answer: account.sample.and_then(|sample| sample.answer.as_deref()),
         scores: account.sample.map(|sample| json!(sample.scores)).unwrap_or_default(),
@@ -291,15 +290,15 @@ fn asked<'r>(planned: &'r PlannedRequest, lines: &[Line<'r>], at: usize, shared:
     };
     let fold = skippable(prompt, [neighbour(at.checked_sub(1)), neighbour(Some(at + 1))]);
     Asked {
-        id: &planned.request.id,
+        id: &planned.request.id.0,
         prompt: shared.parts(prompt),
         fold: prompt[..fold].encode_utf16().count(),
-        settings: settings(&planned.request.kind),
+        settings: settings(planned),
     }
 }
 
 /// The fields of a request that say something: all but its text and what is empty.
-fn settings(kind: &RequestKind) -> Map<String, Value> {
+fn settings(planned: &PlannedRequest) -> Map<String, Value> {
     let says = |value: &Value| !matches!(value, Value::Null) && value.as_array().is_none_or(|list| !list.is_empty());
-    fields_but_text(kind).into_iter().filter(|(_, value)| says(value)).collect()
+    fields_but_text(&planned.request.kind).into_iter().filter(|(_, value)| says(value)).collect()
 }

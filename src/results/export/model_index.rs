@@ -41,9 +41,9 @@ fn front_matter(run: &Recorded, tasks: &[&TaskScore]) -> String {
             std::iter::once((&task.metric, task.value.unwrap_or_default())).chain(task.others.iter().map(|(m, v)| (m, *v)))
         {
             let name = format!("{metric}{}", departures(task));
-            text += &format!("    - type: {}\n      value: {value}\n      name: {}\n      verified: false\n", json!(metric), json!(name));
+            text += &format!("    - type: {}\n      value: {value}\n      name: {}\n", json!(metric), json!(name));
+            text += &format!("      args:\n        signature: {}\n      verified: false\n", json!(task.signature));
         }
-        text += &format!("    source:\n      name: {}\n", json!(format!("{TOOL} {}: {}", run.spec.tool.version, task.signature)));
     }
     text
 }

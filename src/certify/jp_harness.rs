@@ -1,12 +1,13 @@
 //! Goldens of the tasks that ran through the JP Language Model Evaluation Harness: order, draws, prompts, answers, scores.
 
 use super::Inputs;
+use super::asked;
 use super::llm_jp::Data;
 use super::report::Folder;
 use super::source::{CertifyError, Row, Source, entries};
 use crate::answer::{self, Answer, lost_tokens};
 use crate::dataset::Record;
-use crate::engine::{Generate, ModelFacts, RequestKind};
+use crate::engine::ModelFacts;
 use crate::metric::{Evidence, Need, Resources, Score, bleu::Counts};
 use crate::prompt::{
     fewshot::{self, Drawn},
@@ -140,29 +141,10 @@ impl<'r> Replay<'r> {
             let document = &self.drawn.documents[position];
             report.check_text(&source.name, &row.id, "doc", &recorded.input, &document.input);
             report.check_text(&source.name, &row.id, "doc (gold)", &recorded.gold, &document.gold);
-            let got = self.generate(position)?;
-            for (key, expected) in source.object_of(&row.fields, "request", Some(row.line))? {
-                let got = match key.as_str() {
-                    "kind" => json!("generate"),
-                    "prompt" => json!(got.prompt),
-                    "stop" => json!(got.stop),
-                    "max_new_tokens" => json!(got.max_new_tokens),
-                    "temperature" => json!(got.sampling.temperature),
-                    _ => return Err(source.shape(Some(row.line), format!("request has an unknown field '{key}'"))),
-                };
-                report.check_value(&source.name, &row.id, &format!("request.{key}"), expected, &got);
-            }
+            let got = asked::generate(&self.task, document, &self.drawn.shots[position], &self.facts)?;
+            asked::check(report, source, &row, source.object_of(&row.fields, "request", Some(row.line))?, &got)?;
         }
         Ok(())
-    }
-
-    fn generate(&self, position: usize) -> Result<Generate, CertifyError> {
-        let (document, shots) = (&self.drawn.documents[position], &self.drawn.shots[position]);
-        let mut made = requests::requests(&self.task, document, shots, &self.facts)?;
-        match made.pop().map(|r| r.kind) {
-            Some(RequestKind::Generate(generate)) if made.is_empty() => Ok(generate),
-            _ => Err(CertifyError::Data(format!("task '{}' must make one generation request a document", self.task.name))),
-        }
     }
 
     /// Answers and scores, row by row; gives the headline's scores and BLEU's counts in row order.

@@ -1,10 +1,11 @@
 //! Goldens of the five llm-jp-eval tasks: prompts, extractions, scores, full-set digests, JMMLU's groups.
 
+use super::asked;
 use super::report::Folder;
 use super::source::{CertifyError, Row, Source, entries};
 use crate::answer::{self, Answer};
 use crate::dataset::Record;
-use crate::engine::{EndTokens, Generate, ModelFacts, RequestKind};
+use crate::engine::{EndTokens, ModelFacts};
 use crate::metric::{self, Evidence, Metric, Reference, Resources, Score};
 use crate::prompt::{fewshot, requests};
 use crate::task::{Task, document::Document};
@@ -114,7 +115,7 @@ fn requests_file(
         let document = task.document(source.object_of(&row.fields, "doc", Some(row.line))?.clone(), &row.id)?;
         report.rows += 1;
         let expected = source.object_of(&row.fields, "request", Some(row.line))?;
-        check_request(report, source, &row, expected, &generate(task, &document, shots)?)?;
+        asked::check(report, source, &row, expected, &asked::generate(task, &document, shots, &ModelFacts::default())?)?;
         let prefix = format!("{}/test/", task.name);
         let index = row.id.strip_prefix(&prefix).and_then(|i| i.parse::<usize>().ok());
         let index = index.ok_or_else(|| source.shape(Some(row.line), format!("doc_id must be {prefix}INDEX")))?;
@@ -125,35 +126,6 @@ fn requests_file(
         documents.insert(row.id.clone(), document);
     }
     Ok(documents)
-}
-
-fn generate(task: &Task, document: &Document, shots: &[Document]) -> Result<Generate, CertifyError> {
-    let mut made = requests::requests(task, document, shots, &ModelFacts::default())?;
-    match made.pop().map(|r| r.kind) {
-        Some(RequestKind::Generate(generate)) if made.is_empty() => Ok(generate),
-        _ => Err(CertifyError::Data(format!("task '{}' must make one generation request a document", task.name))),
-    }
-}
-
-fn check_request(
-    report: &mut Folder,
-    source: &Source,
-    row: &Row,
-    expected: &Map<String, Value>,
-    got: &Generate,
-) -> Result<(), CertifyError> {
-    for (key, value) in expected {
-        let got = match key.as_str() {
-            "kind" => json!("generate"),
-            "prompt" => json!(got.prompt),
-            "stop" => json!(got.stop),
-            "max_new_tokens" => json!(got.max_new_tokens),
-            "temperature" => json!(got.sampling.temperature),
-            _ => return Err(source.shape(Some(row.line), format!("request has an unknown field '{key}'"))),
-        };
-        report.check_value(&source.name, &row.id, &format!("request.{key}"), value, &got);
-    }
-    Ok(())
 }
 
 /// `scoring.jsonl`: response to extraction to scores. Returns every metric's scores in row order.

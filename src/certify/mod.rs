@@ -2,6 +2,7 @@
 //!
 //! A golden's kind is the name of its folder; a folder or file that is not understood is an error, never a skip.
 
+mod asked;
 pub mod jp_harness;
 pub mod llm_jp;
 pub mod metrics;

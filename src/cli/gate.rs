@@ -27,7 +27,7 @@ pub struct GateArgs {
     pub base: String,
     /// The run (or baseline) that is judged
     pub cand: String,
-    /// What loss is tolerated: TOML with [default] and [task.NAME]
+    /// What loss is tolerated: TOML with tables default and task.NAME
     #[arg(long, value_name = "FILE")]
     pub policy: PathBuf,
     /// Write the verdicts as JUnit XML

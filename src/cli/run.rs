@@ -40,7 +40,7 @@ use crate::{
     text::tokenizer::{Special, Tokenizer},
 };
 use clap::Parser;
-use std::{collections::BTreeSet, fmt::Write as _, path::Path, sync::Arc};
+use std::{collections::BTreeSet, fmt::Write as _, path::Path};
 
 /// Runs the verb.
 ///
@@ -57,7 +57,9 @@ pub(super) fn run(args: &RunArgs, command_line: CommandLine) -> Verdict {
     let choice = args.model_choice()?;
     let suite = args.suite.first().map_or("ja", String::as_str);
     let published = published(suite, args, &choice)?;
-    let mut plan = make_plan(suite, args, &choice, facts_at_hand(&choice))?;
+    // Only what is shown before the model is there needs to know of it; otherwise the plan is fitted when it is.
+    let facts = if args.dry_run || args.write_out { facts_at_hand(&choice) } else { ModelFacts::default() };
+    let mut plan = make_plan(suite, args, &choice, facts.clone())?;
     let segmenter = if args.dry_run { None } else { segmenter(args, &choice, &mut plan)? };
     for (task, why) in &plan.left_out {
         note(&format!("task '{task}' is left out: {why}"));
@@ -66,7 +68,7 @@ pub(super) fn run(args: &RunArgs, command_line: CommandLine) -> Verdict {
         print(&first_prompts(&plan))?;
     }
     if args.dry_run {
-        print(&what_would_be_asked(&plan, tokenizer_of(&choice).as_ref()))?;
+        print(&what_would_be_asked(&plan, facts.tokenizer.as_deref()))?;
         return Ok(Exit::Ok);
     }
     // The directory comes before the model: a wrong path must not cost minutes of loading.
@@ -215,9 +217,14 @@ fn depends_on_model(task: &Task) -> bool {
         || request.sampling.repetition_penalty_from == PenaltyFrom::Model
 }
 
-/// What can be known of the model without loading it.
+/// What the files of a model that is a directory here tell without loading it.
 fn facts_at_hand(choice: &ModelChoice) -> ModelFacts {
-    ModelFacts { tokenizer: tokenizer_of(choice).map(Arc::new), ..ModelFacts::default() }
+    match choice {
+        ModelChoice::InProcess(InProcess { model: dir, .. }) | ModelChoice::Endpoint(EndpointChoice { tokenizer: Some(dir), .. }) => {
+            ModelFacts::of_dir(Path::new(dir)).unwrap_or_default()
+        }
+        ModelChoice::Demo | ModelChoice::Endpoint(_) => ModelFacts::default(),
+    }
 }
 
 pub(super) fn tool_failure(error: &ToolError) -> Failure {
@@ -302,6 +309,7 @@ fn spec(
         suite: plan.suite.name.clone(),
         demo: *choice == ModelChoice::Demo,
         tasks: task_specs(plan),
+        left_out: plan.left_out.clone(),
         engine: engine.identity().clone(),
         defects: args.defects,
         limit: args.limit,
@@ -340,23 +348,13 @@ fn first_prompts(plan: &Plan) -> String {
     text
 }
 
-/// The tokenizer of a model that is a directory here.
-fn tokenizer_of(choice: &ModelChoice) -> Option<Tokenizer> {
-    let (ModelChoice::InProcess(InProcess { model: dir, .. }) | ModelChoice::Endpoint(EndpointChoice { tokenizer: Some(dir), .. })) =
-        choice
-    else {
-        return None;
-    };
-    Tokenizer::from_dir(Path::new(dir)).ok()
-}
-
 /// What a run would ask: some lines a task. Tokens are counted where the tokenizer is at hand.
 fn what_would_be_asked(plan: &Plan, tokenizer: Option<&Tokenizer>) -> String {
     let mut text = String::new();
     for planned in &plan.tasks {
         let distinct: BTreeSet<_> = planned.asked.iter().map(|a| &a.request.id).collect();
         let (mut characters, mut tokens, mut new_tokens) = (0, 0, 0);
-        for asked in &planned.asked {
+        for asked in planned.of_documents() {
             if let RequestKind::Generate(generate) = &asked.request.kind {
                 characters += generate.prompt.chars().count();
                 tokens += tokenizer.and_then(|t| t.encode(&generate.prompt, Special::Add).ok()).map_or(0, |ids| ids.len());
@@ -380,11 +378,11 @@ fn what_would_be_asked(plan: &Plan, tokenizer: Option<&Tokenizer>) -> String {
 
 /// Digests in asking order (each text preceded by its length), comparable with those of the original harness where every document is asked.
 fn prompts_sha256(planned: &PlannedTask) -> String {
-    digest(planned.asked.iter().map(|a| a.request.kind.text()))
+    digest(planned.of_documents().map(|a| a.request.kind.text()))
 }
 
 fn golds_sha256(planned: &PlannedTask) -> String {
-    digest(planned.asked.iter().filter_map(|a| a.reference.first()).map(String::as_str))
+    digest(planned.of_documents().filter_map(|a| a.reference.first()).map(String::as_str))
 }
 
 fn stopped(error: AskError, resume: &str) -> Failure {

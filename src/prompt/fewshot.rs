@@ -205,6 +205,33 @@ mod tests {
     }
 
     #[test]
+    fn shots_are_drawn_again_one_fewer_each_time_until_they_fit() {
+        let file = |name: &str| crate::engine::demo::FILES.iter().find(|(n, _)| *n == name).expect("built in").1;
+        let tokenizer = crate::text::tokenizer::Tokenizer::from_bytes(file("tokenizer.json"), None, None).expect("valid");
+        let mut task = task("mgsm");
+        task.file.request.max_new_tokens = 10;
+        let facts = ModelFacts { tokenizer: Some(Arc::new(tokenizer)), max_positions: Some(110), repetition_penalty: None };
+        let pool: Vec<Document> = documents(8).into_iter().map(|d| Document { output: "東京の天気は晴れ。".repeat(d.row), ..d }).collect();
+        let drawn = draw(&task, vec![documents(40), pool.clone()], 4, &facts).expect("enough");
+        let mut dropped = 0;
+        for ((document, shots), draws) in drawn.documents.iter().zip(&drawn.shots).zip(&drawn.draws) {
+            let sizes: Vec<usize> = draws.iter().map(Vec::len).collect();
+            assert_eq!(sizes, (1..=4).rev().take(sizes.len()).collect::<Vec<_>>(), "{}", document.id);
+            let fits = |shots: &[Document]| {
+                let prompt = requests::render(&task, document, shots).expect("renders");
+                fit::fits(&prompt, &task.file.request, &facts).expect("encodes")
+            };
+            let of_draw = |draw: &Vec<usize>| draw.iter().map(|i| pool[*i].clone()).collect::<Vec<_>>();
+            let tried: Vec<bool> = draws.iter().map(|draw| fits(&of_draw(draw))).collect();
+            let (last, before) = tried.split_last().expect("a draw");
+            assert!(before.iter().all(|fitted| !fitted), "{}: an earlier draw would have done", document.id);
+            assert_eq!(shots.len(), if *last { sizes.len().abs_diff(5) } else { 0 }, "{}", document.id);
+            dropped += before.len();
+        }
+        assert!(dropped > 0 && drawn.shots.iter().any(|shots| shots.len() == 4), "some are too long and some are not");
+    }
+
+    #[test]
     fn the_carve_never_shows_what_it_asks() {
         let subsets: Vec<_> = (0..5)
             .map(|s| {

@@ -1,6 +1,6 @@
 //! The table in LaTeX: a `tabular` with the rules of the booktabs package, to be put into a `table` of the paper's own.
 
-use super::table::{Align, DEMO, MARK_EXPLAINED, RowKind, Table};
+use super::table::{Align, DEMO, MARK_EXPLAINED, RowKind, Table, one_line};
 
 /// The whole file. Footnotes become comments, since where they go is the paper's choice; marks and a demo are said in the table itself.
 pub fn render(table: &Table) -> String {
@@ -56,10 +56,6 @@ fn escaped(text: &str) -> String {
         }
     }
     out
-}
-
-fn one_line(text: &str) -> String {
-    text.replace(['\n', '\r'], " ")
 }
 
 #[cfg(test)]

@@ -1,6 +1,6 @@
 //! The table as GitHub-flavoured Markdown, padded so that it also reads well as plain text (East Asian characters take two columns).
 
-use super::table::{Align, Column, DEMO, Footnote, MARK_EXPLAINED, RowKind, Table};
+use super::table::{Align, Column, DEMO, Footnote, MARK_EXPLAINED, RowKind, Table, one_line};
 use unicode_width::UnicodeWidthStr;
 
 /// The whole document.
@@ -71,10 +71,6 @@ fn escaped(text: &str) -> String {
         out.push(c);
     }
     out
-}
-
-fn one_line(text: &str) -> String {
-    text.replace(['\n', '\r'], " ")
 }
 
 #[cfg(test)]

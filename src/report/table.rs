@@ -23,6 +23,11 @@ pub const DEMO: &str = "DEMO: bundled samples answered by a toy model. These num
 /// What a marked number means.
 pub const MARK_EXPLAINED: &str = "* not the protocol's number: see the remarks";
 
+/// Text that ends no line of the file it is written to.
+pub(super) fn one_line(text: &str) -> String {
+    text.replace(['\n', '\r'], " ")
+}
+
 /// A column.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Column {

@@ -26,6 +26,9 @@ pub struct RunSpec {
     pub demo: bool,
     /// The tasks of this run, in the suite's order.
     pub tasks: Vec<TaskSpec>,
+    /// Tasks that were to run and could not, with the reason (`--skip-missing`, a demo). Not compared on resume.
+    #[serde(default, skip_serializing_if = "BTreeMap::is_empty")]
+    pub left_out: BTreeMap<String, String>,
     /// Who answered.
     pub engine: Identity,
     /// What is done about upstream defects.
@@ -215,7 +218,7 @@ impl Session {
 }
 
 /// Fields of `run.json` that may differ between the run and its resumption.
-const NOT_COMPARED: [&str; 4] = ["id", "machine", "command", "timing"];
+const NOT_COMPARED: [&str; 5] = ["id", "left_out", "machine", "command", "timing"];
 
 /// How many differences are worth telling.
 const DIFFERENCES_TOLD: usize = 8;
@@ -304,6 +307,7 @@ pub(crate) mod tests {
             suite: "ja".into(),
             demo: false,
             tasks: vec![task("jemhopqa"), task("niilc")],
+            left_out: BTreeMap::new(),
             engine: Identity { engine: "llama".into(), model: "m".into(), dtype: Some("f32".into()), ..Identity::default() },
             defects: Defects::Faithful,
             limit: Some(Limit::Count(40)),

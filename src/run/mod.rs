@@ -137,7 +137,7 @@ pub fn execute(job: Job<'_>) -> Result<Finished, AskError> {
         return Ok(Finished { scores: None, cancelled: result.cancelled, failed, failure, documents, torn });
     }
     let tasks: Vec<Task> = plan.tasks.iter().map(|t| t.task.clone()).collect();
-    let scoring = Scoring { suite: &plan.suite, tasks: &tasks, spec: &spec, left_out: &plan.left_out, writer, then, tools };
+    let scoring = Scoring { suite: &plan.suite, tasks: &tasks, spec: &spec, writer, then, tools };
     let mut finished = scoring.score(&asked, &answers)?;
     finished.torn = torn;
     Ok(finished)
@@ -164,7 +164,7 @@ pub fn rescore(dir: &RunDir, suite: &Suite, tasks: &[Task], writer: &RunWriter, 
     // As when the run was made: a task that was not part of it has no metric to name.
     let of_run = |task: &&Task| spec.tasks.iter().any(|t| t.task == task.name);
     let tasks: Vec<Task> = tasks.iter().filter(of_run).cloned().collect();
-    let scoring = Scoring { suite, tasks: &tasks, spec: &spec, left_out: &BTreeMap::new(), writer, then: Then::ScoreAndLog, tools };
+    let scoring = Scoring { suite, tasks: &tasks, spec: &spec, writer, then: Then::ScoreAndLog, tools };
     let mut finished = scoring.score(&asked, &Answers::of(recovered.outcomes))?;
     finished.torn = torn;
     Ok(finished)
@@ -175,7 +175,6 @@ struct Scoring<'s> {
     suite: &'s Suite,
     tasks: &'s [Task],
     spec: &'s RunSpec,
-    left_out: &'s BTreeMap<String, String>,
     writer: &'s RunWriter,
     then: Then,
     tools: &'s Tools,
@@ -184,7 +183,7 @@ struct Scoring<'s> {
 impl Scoring<'_> {
     /// Scores every task in the suite's order, explains the columns without a number, writes `samples.jsonl` and `scores.json`.
     fn score(&self, asked: &[PlannedRequest], answers: &Answers) -> Result<Finished, ResultsError> {
-        let Scoring { suite, tasks, spec, left_out, writer, then, tools } = *self;
+        let Scoring { suite, tasks, spec, writer, then, tools } = *self;
         let purpose = if spec.demo { Purpose::Demo } else { Purpose::Measurement };
         let mut scored: BTreeMap<&str, TaskScore> = BTreeMap::new();
         let mut samples: Vec<Sample> = Vec::new();
@@ -200,7 +199,7 @@ impl Scoring<'_> {
         let failed = samples.iter().filter(|s| s.failure.is_some()).count() as u64;
         let failure = samples.iter().find_map(|s| s.failure.clone());
         let documents = samples.len() as u64;
-        let columns = columns(suite, tasks, scored, left_out);
+        let columns = columns(suite, tasks, scored, &spec.left_out);
         let scores = Scores::new(&spec.protocol, &spec.suite, &spec.engine.model, spec.demo, columns);
         if then == Then::ScoreAndLog {
             writer.write_samples(&samples)?;

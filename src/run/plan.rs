@@ -117,6 +117,14 @@ pub struct PlannedTask {
     pub overrides: BTreeMap<String, Value>,
 }
 
+impl PlannedTask {
+    /// What documents are asked themselves: less the neighbours that are asked because a document's answer depends on theirs.
+    pub fn of_documents(&self) -> impl Iterator<Item = &PlannedRequest> {
+        let documents = self.asked.chunk_by(|a, b| a.doc_id == b.doc_id);
+        documents.flat_map(|asked| if asked[0].lost_tokens > 0 { &asked[..1] } else { asked })
+    }
+}
+
 /// Everything that will be asked.
 #[derive(Clone, Debug)]
 pub struct Plan {

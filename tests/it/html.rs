@@ -93,6 +93,7 @@ fn empty(run: &str, model: &str) -> Recorded {
         suite: "ja".into(),
         demo: false,
         tasks: Vec::new(),
+        left_out: BTreeMap::new(),
         engine: identity,
         defects: Defects::Faithful,
         limit: None,

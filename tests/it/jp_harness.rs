@@ -2,21 +2,29 @@
 
 use crate::support::{
     desk::Desk,
-    folder_of,
+    folder_of, generate, generated,
     openai::{EngineServer, Rules},
+    request, serve_all,
 };
 use serde_json::Value;
 use std::{
     fs,
+    ops::ControlFlow,
     path::{Path, PathBuf},
 };
 use swallow_eval::answer::{self, Answer};
 use swallow_eval::dataset::{manifest::Manifest, store::Store};
-use swallow_eval::engine::llama::{Llama, LoadOptions};
-use swallow_eval::engine::{Decode, EndTokens, Engine, ModelFacts, TokenRules};
+use swallow_eval::engine::demo::FILES;
+use swallow_eval::engine::llama::{
+    Llama, LoadOptions,
+    batch::{Listener, TokenOutput, TokenRequest},
+    weights::ModelFiles,
+};
+use swallow_eval::engine::{Bos, Decode, EndTokens, Engine, ModelFacts, Sampling, TokenRules, Truncation};
 use swallow_eval::metric::{Evidence, Resources, by_name};
 use swallow_eval::prompt::{fewshot, requests};
 use swallow_eval::task::load;
+use swallow_eval::text::tokenizer::Special;
 
 /// The one run below an output directory.
 fn run_of(desk: &Desk, output: &str) -> PathBuf {
@@ -129,6 +137,14 @@ fn lost_tokens_are_a_choice_and_stand_in_the_signature() {
         assert_eq!(said.code, 0, "{}", said.err);
         assert!(said.out.contains(&format!("|defects:{defects}|")), "{}", said.out);
     }
+    // The neighbours that are asked too are no documents: what the set asks is the same.
+    let digests = |defects: &str| {
+        let said = desk.run(&format!("{line} --defects {defects} --dry-run"));
+        assert_eq!(said.code, 0, "{}", said.err);
+        said.out.lines().filter(|l| l.contains("sha256")).map(str::to_owned).collect::<Vec<_>>()
+    };
+    assert_eq!(digests("faithful"), digests("clean"));
+    assert_eq!(digests("clean").len(), 2);
     let asked = rows(&run_of(&desk, "faithful").join("requests.jsonl"));
     let hit: Vec<&Value> = asked.iter().filter(|r| r["lost_tokens"].as_u64().is_some()).collect();
     assert!(!hit.is_empty() && hit.iter().all(|r| r["stop"] == Value::Array(vec![])), "{hit:?}");
@@ -149,4 +165,28 @@ fn what_cannot_be_asked_or_scored_is_said_before_the_first_request() {
     desk.run("run --suite ja --tasks mgsm --model model --offline").fails(4, &["mgsm_ja.tsv", "81043 bytes is expected"]);
     desk.run("run --suite ja --tasks wmt20-en-ja --model model --offline").fails(4, &["newstest2020", "hint: "]);
     desk.run("run --suite ja --tasks xlsum_ja --model model --offline").fails(4, &["xlsum_ja/train.parquet", "hint: "]);
+}
+
+/// `add_special_tokens=False`, then the last tokens that leave room for the answer: the engine must go on from exactly those.
+#[test]
+fn a_long_prompt_loses_its_first_tokens() {
+    let files = ModelFiles::built_in(&FILES).unwrap();
+    let mut engine = Llama::from_files(&files, &LoadOptions { model: "demo".into(), ..LoadOptions::default() }).unwrap();
+    let mut asked = generate(&"図書館は来月から夜も開く。".repeat(20), 8);
+    asked.rules = TokenRules { bos: Bos::Never, truncation: Some(Truncation { max_length: 40 }), ..TokenRules::default() };
+    let ids = engine.tokenizer().encode(&asked.prompt, Special::None).unwrap();
+    let last = ids[ids.len() - 32..].to_vec();
+    let end = vec![engine.tokenizer().eos_id().unwrap()];
+    let expected = TokenRequest::Generate { prompt: last, max_new: 8, end, sampling: Sampling::GREEDY, sample: 0 };
+    let mut tokens = Vec::new();
+    let mut done = |_, output| {
+        tokens.push(output);
+        ControlFlow::Continue(())
+    };
+    engine.run(&[expected], &mut Listener { stops: &|_, _| false, done: &mut done, go_on: &|| true }).unwrap();
+    let outcomes = serve_all(&mut engine, &[request(asked)]);
+    let answer = generated(&outcomes[0]);
+    assert_eq!(answer.prompt_tokens, Some(32));
+    let Some(TokenOutput::Generated { tokens, .. }) = tokens.pop() else { panic!("a generation") };
+    assert_eq!(answer.token_ids.as_ref(), Some(&tokens));
 }

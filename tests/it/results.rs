@@ -47,6 +47,7 @@ fn spec(id: &str) -> RunSpec {
         suite: "ja".into(),
         demo: false,
         tasks: vec![task],
+        left_out: BTreeMap::new(),
         engine: Identity { engine: "replay".into(), model: "m".into(), ..Identity::default() },
         defects: Defects::Faithful,
         limit: None,

@@ -1,6 +1,6 @@
 //! JSON: an array of objects, an object a line, and SQuAD 1.1.
 
-use super::{Broken, Record};
+use super::{Broken, Record, numbered_lines};
 use serde_json::{Map, Value};
 
 /// One array of objects.
@@ -11,14 +11,9 @@ pub(super) fn array(content: &[u8]) -> Result<Vec<Record>, Broken> {
 
 /// An object a line; the last line may lack its line feed.
 pub(super) fn lines(content: &[u8]) -> Result<Vec<Record>, Broken> {
-    let content = content.strip_suffix(b"\n").unwrap_or(content);
-    if content.is_empty() {
-        return Ok(Vec::new());
-    }
-    let lines = content.split(|b| *b == b'\n').enumerate();
-    lines
-        .map(|(index, line)| {
-            let place = format!("line {}", index + 1);
+    numbered_lines(content)
+        .map(|(number, line)| {
+            let place = format!("line {number}");
             object(serde_json::from_slice(line).map_err(|e| Broken::at(&place, e))?, &place)
         })
         .collect()

@@ -1,6 +1,6 @@
 //! Plain text: a value a line.
 
-use super::{Broken, Record};
+use super::{Broken, Record, numbered_lines};
 use serde_json::{Map, Value};
 
 /// Where a line's value stands until its file's field is known.
@@ -8,14 +8,9 @@ pub(super) const VALUE: &str = "value";
 
 /// A record a line. As Python's `line.rstrip()` leaves it: white space at the end is no part of a value.
 pub(super) fn records(content: &[u8]) -> Result<Vec<Record>, Broken> {
-    let content = content.strip_suffix(b"\n").unwrap_or(content);
-    if content.is_empty() {
-        return Ok(Vec::new());
-    }
-    let lines = content.split(|b| *b == b'\n').enumerate();
-    lines
-        .map(|(index, line)| {
-            let line = std::str::from_utf8(line).map_err(|e| Broken::at(format!("line {}", index + 1), e))?;
+    numbered_lines(content)
+        .map(|(number, line)| {
+            let line = std::str::from_utf8(line).map_err(|e| Broken::at(format!("line {number}"), e))?;
             Ok(Record(Map::from_iter([(VALUE.to_owned(), Value::from(line.trim_end()))])))
         })
         .collect()

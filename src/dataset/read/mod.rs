@@ -72,6 +72,12 @@ impl Broken {
     }
 }
 
+/// Lines with their numbers, from 1; the last may lack its line feed, and an empty file has none.
+fn numbered_lines(content: &[u8]) -> impl Iterator<Item = (usize, &[u8])> {
+    let lines = (!content.is_empty()).then(|| content.strip_suffix(b"\n").unwrap_or(content).split(|b| *b == b'\n'));
+    lines.into_iter().flatten().enumerate().map(|(index, line)| (index + 1, line))
+}
+
 /// Records of one file's content. `path` is for messages.
 ///
 /// # Errors

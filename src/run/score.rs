@@ -3,7 +3,7 @@
 use super::resources::Tools;
 use crate::answer::{self, Answer, lost_tokens};
 use crate::engine::{EndTokens, Generate, Generated, Identity, Note, Output, Request, RequestKind};
-use crate::metric::{self, Evidence, Metric, Reference, Resources, Score};
+use crate::metric::{self, Evidence, Metric, Reference, Resources, Score, accuracy, aggregate, parts};
 use crate::prompt::requests::stops;
 use crate::results::{
     journal::Answers,
@@ -13,7 +13,7 @@ use crate::results::{
     signature::{Coverage, Parts, Purpose, Window, signature},
     spec::{Defects, TaskSpec},
 };
-use crate::task::{Task, load::PROTOCOL};
+use crate::task::{Step, Task, Whole, load::PROTOCOL};
 use rayon::prelude::*;
 use sha2::{Digest, Sha256};
 use std::collections::{BTreeMap, BTreeSet};
@@ -33,54 +33,70 @@ pub struct Circumstances<'c> {
     pub tools: &'c Tools,
 }
 
+/// One number of a task: a metric over one reading of the answer.
+struct Number<'t> {
+    /// The metric's name, and behind a comma the reading's where it is not the headline's.
+    name: String,
+    metric: &'static dyn Metric,
+    steps: &'t [Step],
+}
+
+fn numbers(task: &Task) -> Vec<Number<'_>> {
+    let metrics: Vec<&'static dyn Metric> = task.file.metrics.iter().filter_map(|name| metric::by_name(name)).collect();
+    let of_reading = |(reading, steps): (Option<&str>, _)| {
+        let reading = reading.map(|reading| format!(",{reading}")).unwrap_or_default();
+        metrics.iter().map(move |metric| Number { name: format!("{}{reading}", metric.name()), metric: *metric, steps }).collect::<Vec<_>>()
+    };
+    answer::readings(task).into_iter().flat_map(of_reading).collect()
+}
+
 /// Scores one task. `asked` are its requests in protocol order, those of one document together.
 pub fn score_task(task: &Task, asked: &[PlannedRequest], answers: &Answers, around: Circumstances<'_>) -> (TaskScore, Vec<Sample>) {
-    let metrics: Vec<&'static dyn Metric> = task.file.metrics.iter().filter_map(|name| metric::by_name(name)).collect();
+    let numbers = numbers(task);
     let mut samples = Vec::new();
     let mut scores: BTreeMap<&str, Vec<Score>> = BTreeMap::new();
     let documents: Vec<&[PlannedRequest]> = asked.chunk_by(|a, b| a.doc_id == b.doc_id).collect();
     // Word segmentation takes long enough to be worth every core; the order stays.
     let scored: Vec<(Sample, Vec<Score>)> = around.tools.with(|resources| {
-        documents.par_iter().map(|document| score_document(task, document, answers, &metrics, around.tools, resources)).collect()
+        documents.par_iter().map(|document| score_document(task, document, answers, &numbers, around.tools, resources)).collect()
     });
     for (sample, of_document) in scored {
-        for (metric, score) in metrics.iter().zip(of_document) {
-            scores.entry(metric.name()).or_default().push(score);
+        for (number, score) in numbers.iter().zip(of_document) {
+            scores.entry(&number.name).or_default().push(score);
         }
         samples.push(sample);
     }
-    let score = aggregate_task(task, &samples, &scores, around);
+    let score = aggregate_task(task, &numbers, &samples, &scores, around);
     (score, samples)
 }
 
-/// One document: its sample and its scores, one a metric. A failed request has the score of an empty answer, and is marked.
+/// One document: its sample and its scores, one a number. A failed request has the score of an empty answer, and is marked.
 fn score_document(
     task: &Task,
     document: &[PlannedRequest],
     answers: &Answers,
-    metrics: &[&'static dyn Metric],
+    numbers: &[Number<'_>],
     tools: &Tools,
     resources: &Resources<'_>,
 ) -> (Sample, Vec<Score>) {
-    let PlannedRequest { doc_id, group, reference, request, .. } = &document[0];
-    let reference = Reference { texts: reference.clone() };
+    let PlannedRequest { doc_id, group, reference, right, request, .. } = &document[0];
     let response = generated(answers, request);
-    let decoded = match &request.kind {
-        RequestKind::Generate(asked) => decoded(task, asked, document, answers, tools),
-        RequestKind::LogLikelihood(_) => None,
-    };
-    let answer = decoded.map(|text| {
-        let Answer::Text(answer) = answer::extract(task, &text);
-        answer
-    });
-    let failure = match &answer {
+    let answered = answered(task, document, answers, tools);
+    let failure = match &answered {
         Some(_) => None,
         None => Some(
             document.iter().find_map(|asked| answers.failures.get(&asked.request.id)).map_or("not asked yet", |f| &f.message).to_owned(),
         ),
     };
-    let evidence: Vec<Evidence> = answer.iter().cloned().map(Evidence::Text).collect();
-    let scores: Vec<Score> = metrics.iter().map(|m| m.score(resources, &reference, &evidence)).collect();
+    let compared = Reference { texts: reference.iter().map(|text| answer::comparable(task, text)).collect(), right: *right };
+    let scores: Vec<Score> = numbers
+        .iter()
+        .map(|number| {
+            let evidence = answered.as_ref().map(|answered| answered.evidence(task, number.steps)).unwrap_or_default();
+            number.metric.score(resources, &compared, &evidence)
+        })
+        .collect();
+    let names = || numbers.iter().map(|number| number.name.clone());
     let sample = Sample {
         task: task.name.clone(),
         doc_id: doc_id.clone(),
@@ -88,18 +104,60 @@ fn score_document(
         request: request.id.clone(),
         prompt_sha256: prompt_sha256(&request.kind),
         response: response.map(|r| r.text.clone()),
-        answer,
-        reference: reference.texts,
-        scores: metrics.iter().zip(&scores).map(|(m, s)| (m.name().to_owned(), s.value)).collect(),
-        stats: with_stats(metrics, &scores).collect(),
+        answer: answered.as_ref().and_then(|answered| answered.shown(task, reference)),
+        reference: right.and_then(|right| reference.get(right)).map_or_else(|| reference.clone(), |right| vec![right.clone()]),
+        scores: names().zip(scores.iter().map(|s| s.value)).collect(),
+        stats: names().zip(scores.iter().map(|s| s.stats.clone())).filter(|(_, stats)| !stats.is_empty()).collect(),
         failure,
         notes: response.map(|r| r.notes.clone()).unwrap_or_default(),
+        log_likelihoods: answered.map(|answered| answered.log_likelihoods).unwrap_or_default(),
     };
     (sample, scores)
 }
 
-fn with_stats<'s>(metrics: &'s [&'static dyn Metric], scores: &'s [Score]) -> impl Iterator<Item = (String, Vec<f64>)> + 's {
-    metrics.iter().zip(scores).filter(|(_, score)| !score.stats.is_empty()).map(|(m, score)| (m.name().to_owned(), score.stats.clone()))
+/// Every answer to what a document was asked.
+struct Answered {
+    /// The text the protocol's harness had, where one was asked for.
+    text: Option<String>,
+    /// Log-likelihoods of every continuation, in the order in which they were asked for.
+    log_likelihoods: Vec<f64>,
+}
+
+/// `None` where an answer is missing.
+fn answered(task: &Task, document: &[PlannedRequest], answers: &Answers, tools: &Tools) -> Option<Answered> {
+    let mut all = Answered { text: None, log_likelihoods: Vec::new() };
+    for planned in document {
+        match (&planned.request.kind, answers.responses.get(&planned.request.id).map(|r| &r.output)) {
+            // The answer beside it decides what is left of the first one; it is read there.
+            (RequestKind::Generate(_), _) if all.text.is_some() => {}
+            (RequestKind::Generate(asked), _) => all.text = Some(decoded(task, asked, document, answers, tools)?),
+            (RequestKind::LogLikelihood(_), Some(Output::LogLikelihoods { continuations })) => {
+                all.log_likelihoods.extend(continuations.iter().map(|one| one.logprob));
+            }
+            (RequestKind::LogLikelihood(_), _) => return None,
+        }
+    }
+    Some(all)
+}
+
+impl Answered {
+    /// What a metric gets.
+    fn evidence(&self, task: &Task, steps: &[Step]) -> Vec<Evidence> {
+        let text = self.text.as_ref().map(|text| Evidence::Text(answer::comparable(task, &answer::steps::apply(steps, text))));
+        let scored = (!self.log_likelihoods.is_empty()).then(|| Evidence::LogLikelihoods(self.log_likelihoods.clone()));
+        text.into_iter().chain(scored).collect()
+    }
+
+    /// The answer a reader is shown: the extracted text, or the most probable choice.
+    fn shown(&self, task: &Task, choices: &[String]) -> Option<String> {
+        match &self.text {
+            Some(text) => {
+                let Answer::Text(answer) = answer::extract(task, text);
+                Some(answer)
+            }
+            None => choices.get(accuracy::chosen(&self.log_likelihoods)?).cloned(),
+        }
+    }
 }
 
 fn generated<'a>(answers: &'a Answers, request: &Request) -> Option<&'a Generated> {
@@ -132,13 +190,25 @@ fn prompt_sha256(kind: &RequestKind) -> String {
     Sha256::digest(kind.text()).iter().map(|b| format!("{b:02x}")).collect()
 }
 
-fn aggregate_task(task: &Task, samples: &[Sample], scores: &BTreeMap<&str, Vec<Score>>, around: Circumstances<'_>) -> TaskScore {
+fn aggregate_task(
+    task: &Task,
+    numbers: &[Number<'_>],
+    samples: &[Sample],
+    scores: &BTreeMap<&str, Vec<Score>>,
+    around: Circumstances<'_>,
+) -> TaskScore {
     let headline = metric::by_name(&task.file.headline).expect("checked when the task was loaded");
-    let values = |metric: &str| scores.get(metric).map(Vec::as_slice).unwrap_or_default();
+    let values = |name: &str| scores.get(name).map(Vec::as_slice).unwrap_or_default();
     let of_headline = values(headline.name());
-    let others = task.file.metrics.iter().filter(|m| **m != task.file.headline).filter_map(|name| {
-        let metric = metric::by_name(name)?;
-        Some((name.clone(), metric.aggregate(values(name))?))
+    let paths: Vec<Option<&str>> = samples.iter().map(|sample| sample.group.as_deref()).collect();
+    let whole = |metric: &dyn Metric, scores: &[Score]| match task.file.whole {
+        Whole::OfParts => parts::pooled(metric, &paths, scores).1.map(|whole| (Some(whole.value), whole.stderr)),
+        Whole::OfDocuments => None,
+    };
+    let (value, stderr) = whole(headline, of_headline).unwrap_or_else(|| (headline.aggregate(of_headline), headline.stderr(of_headline)));
+    let others = numbers.iter().filter(|number| number.name != task.file.headline).filter_map(|number| {
+        let scores = values(&number.name);
+        Some((number.name.clone(), whole(number.metric, scores).map_or_else(|| number.metric.aggregate(scores), |(value, _)| value)?))
     });
     let departures: Vec<String> = around.spec.overrides.iter().map(|(name, value)| format!("{name}={value}")).collect();
     let n = samples.len() as u64;
@@ -146,13 +216,17 @@ fn aggregate_task(task: &Task, samples: &[Sample], scores: &BTreeMap<&str, Vec<S
         task: task.name.clone(),
         title: task.file.title.clone(),
         metric: task.file.headline.clone(),
-        value: headline.aggregate(of_headline),
+        value,
         n,
         documents_in_full: Some(around.spec.documents_in_full),
         failed: samples.iter().filter(|s| s.failure.is_some()).count() as u64,
-        half_width_95: headline.half_width_95(of_headline),
+        half_width_95: match task.file.whole {
+            Whole::OfParts => stderr.map(aggregate::half_width_of),
+            Whole::OfDocuments => headline.half_width_95(of_headline),
+        },
+        stderr,
         others: others.collect(),
-        groups: groups(headline, samples, of_headline),
+        groups: groups(task, headline, &paths, of_headline),
         signature: sign(task, n, &departures, around),
         departures,
         warnings: end_tokens(task, around.engine).into_iter().chain(warnings(samples)).collect(),
@@ -184,25 +258,34 @@ fn window(task: &Task, engine: &Identity) -> Window {
     if counts && engine.tokenizer_sha256.is_none() { Window::Assumed } else { Window::Known }
 }
 
-/// Aggregates along every prefix of the documents' group paths.
-fn groups(metric: &dyn Metric, samples: &[Sample], scores: &[Score]) -> Vec<GroupScore> {
+/// The numbers of every prefix of the documents' group paths.
+fn groups(task: &Task, metric: &dyn Metric, paths: &[Option<&str>], scores: &[Score]) -> Vec<GroupScore> {
+    if task.file.whole == Whole::OfParts {
+        let group = |(path, part): (String, aggregate::Part)| GroupScore {
+            path,
+            metric: metric.name().to_owned(),
+            value: Some(part.value),
+            stderr: part.stderr,
+            n: part.n,
+        };
+        return parts::pooled(metric, paths, scores).0.into_iter().map(group).collect();
+    }
     let mut members: BTreeMap<&str, Vec<Score>> = BTreeMap::new();
-    for (sample, score) in samples.iter().zip(scores) {
-        let Some(path) = sample.group.as_deref() else { continue };
+    for (path, score) in paths.iter().zip(scores) {
+        let Some(path) = path else { continue };
         let ends = path.match_indices('/').map(|(at, _)| at).chain([path.len()]);
         for end in ends {
             members.entry(&path[..end]).or_default().push(score.clone());
         }
     }
-    members
-        .into_iter()
-        .map(|(path, scores)| GroupScore {
-            path: path.to_owned(),
-            metric: metric.name().to_owned(),
-            value: metric.aggregate(&scores),
-            n: scores.len() as u64,
-        })
-        .collect()
+    let group = |(path, scores): (&str, Vec<Score>)| GroupScore {
+        path: path.to_owned(),
+        metric: metric.name().to_owned(),
+        value: metric.aggregate(&scores),
+        stderr: None,
+        n: scores.len() as u64,
+    };
+    members.into_iter().map(group).collect()
 }
 
 /// No field of `/v1/completions` says which tokens end an answer, so a number from a server carries this difference, seen or not.

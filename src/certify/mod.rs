@@ -3,6 +3,7 @@
 //! A golden's kind is the name of its folder; a folder or file that is not understood is an error, never a skip.
 
 mod asked;
+pub mod en_harness;
 pub mod jp_harness;
 pub mod llm_jp;
 pub mod metrics;
@@ -10,6 +11,7 @@ pub mod models;
 pub mod pyrandom;
 pub mod report;
 pub mod source;
+pub mod tokens;
 
 use crate::task::{Task, load};
 use report::Folder;
@@ -17,7 +19,7 @@ use source::{CertifyError, entries};
 use std::path::Path;
 
 /// Kinds whose tasks are not part of this version.
-const NOT_BUILT: [&str; 5] = ["en-harness", "code", "jmt-bench", "tokenizer", "sandbox"];
+const NOT_BUILT: [&str; 3] = ["code", "jmt-bench", "sandbox"];
 
 /// Recorded exchanges and export targets: fixtures of other tests, never replayed.
 const FIXTURES: [&str; 3] = ["endpoints", "lm_eval_export", "swallow_export"];
@@ -34,6 +36,13 @@ pub struct Report {
 }
 
 impl Report {
+    /// Adds what another replay did.
+    pub fn extend(&mut self, other: Report) {
+        self.folders.extend(other.folders);
+        self.not_built.extend(other.not_built);
+        self.fixtures.extend(other.fixtures);
+    }
+
     /// Rows over all folders.
     pub fn rows(&self) -> u64 {
         self.folders.iter().map(|f| f.rows).sum()
@@ -85,7 +94,7 @@ pub fn run(dir: &Path, inputs: &Inputs<'_>) -> Result<Report, CertifyError> {
 }
 
 fn is_built(kind: &str) -> bool {
-    matches!(kind, "ja-harness" | "ja-llmjp" | "metrics" | "models" | "pyrandom")
+    matches!(kind, "en-harness" | "ja-harness" | "ja-llmjp" | "metrics" | "models" | "pyrandom" | "tokenizer")
 }
 
 fn dir_name(dir: &Path) -> String {
@@ -113,6 +122,11 @@ fn replay_kind(report: &mut Report, kind: &str, dir: &Path, inputs: &Inputs<'_>)
     match kind {
         "pyrandom" => return replay_pyrandom(report, dir, inputs),
         "metrics" => return replay_metrics(report, dir, inputs),
+        "tokenizer" => {
+            (inputs.progress)("tokenizer");
+            report.folders.push(tokens::folder(dir)?);
+            return Ok(());
+        }
         _ => {}
     }
     let (folders, files): (Vec<_>, Vec<_>) = entries(dir)?.into_iter().partition(|name| dir.join(name).is_dir());
@@ -144,6 +158,15 @@ fn replay_one(report: &mut Report, kind: &str, path: &Path, inputs: &Inputs<'_>)
     (inputs.progress)(&label);
     let mut folder = match (kind, name.as_str()) {
         ("models", _) => models::folder(path)?,
+        ("en-harness", en_harness::units::UNITS) => en_harness::units::folder(path, &load::embedded()?)?,
+        ("en-harness", folder) => {
+            let tasks = load::embedded()?;
+            let task = find(&tasks, folder, path)?;
+            if !en_harness::is_of_harness(task) {
+                return Err(CertifyError::UnknownFolder { path: path.to_owned() });
+            }
+            en_harness::task_folder(path, task, inputs)?
+        }
         ("ja-harness", folder) => jp_harness::task_folder(path, find_by_folder(&load::embedded()?, folder, path)?, inputs)?,
         ("ja-llmjp", "_metrics") => llm_jp::metrics_folder(path, find(&load::embedded()?, "jemhopqa", path)?)?,
         ("ja-llmjp", task) => llm_jp::task_folder(path, find(&load::embedded()?, task, path)?, inputs.data)?,

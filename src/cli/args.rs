@@ -87,8 +87,8 @@ pub struct ScoreArgs {
 /// Flags of `certify`.
 #[derive(Clone, Debug, Args)]
 pub struct CertifyArgs {
-    /// A golden folder, or a folder of them; the committed, self-written goldens unless given
-    pub dir: Option<PathBuf>,
+    /// Golden folders, or folders of them; the committed, self-written goldens unless given
+    pub dirs: Vec<PathBuf>,
 }
 
 /// `tasks` and what follows it.

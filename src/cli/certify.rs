@@ -25,10 +25,10 @@ const AROUND: usize = 40;
 /// # Errors
 /// A folder that is not understood or not built (2), missing data (4).
 pub(super) fn run(args: &CertifyArgs) -> Verdict {
-    let report = match &args.dir {
-        Some(dir) => replay(dir, &data_source::files(Network::Off, None))?,
-        None => replay_committed()?,
-    };
+    let mut report = if args.dirs.is_empty() { replay_committed()? } else { Report::default() };
+    for dir in &args.dirs {
+        report.extend(replay(dir, &data_source::files(Network::Off, None))?);
+    }
     print(&told(&report))?;
     Ok(if report.mismatches() == 0 { Exit::Ok } else { Exit::No })
 }

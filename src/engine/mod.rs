@@ -152,8 +152,13 @@ pub struct TokenRules {
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
 pub struct Truncation {
-    /// The harness's own limit of prompt and answer together, in tokens.
+    /// The harness's own limit of prompt and answer together, in tokens; none of its own unless given.
+    #[serde(default = "no_limit")]
     pub max_length: u32,
+}
+
+fn no_limit() -> u32 {
+    u32::MAX
 }
 
 impl Truncation {

@@ -54,6 +54,9 @@ pub struct TaskFile {
     /// Steps from response text to answer, in order.
     #[serde(default)]
     pub answer: Vec<Step>,
+    /// Upstream's name of these steps, where numbers carry it (lm-eval's filters).
+    #[serde(default)]
+    pub filter: Option<String>,
     /// Steps that answer and reference both go through before they are compared.
     #[serde(default)]
     pub compare: Vec<Step>,

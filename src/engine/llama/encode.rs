@@ -38,8 +38,27 @@ pub enum PairEncoding {
 
 /// Token ids of a context and a continuation, as lm-eval makes them (v0.4.2 `lm_eval/api/model.py:294-329`): blanks at the end of the
 /// context belong to the continuation; the continuation is what the whole has beyond the length of the context. `prefix` stands in for an
-/// empty context, and the continuation then gets the special tokens. v0.4.2 fails where nothing is left of the continuation; both are
-/// encoded alone then, each with its own blanks.
+/// empty context, and the continuation then gets the special tokens. Either part may come out empty, where v0.4.2 fails.
+///
+/// # Errors
+/// [`TokenizerError::Encode`].
+pub fn split(
+    tokenizer: &Tokenizer,
+    context: &str,
+    continuation: &str,
+    bos: Bos,
+    prefix: Option<u32>,
+) -> Result<(Vec<u32>, Vec<u32>), TokenizerError> {
+    if context.is_empty() {
+        return Ok((prefix.into_iter().collect(), tokenizer.encode(continuation, special(bos))?));
+    }
+    let mut rest = tokenizer.encode(&format!("{context}{continuation}"), special(bos))?;
+    let kept = tokenizer.encode(context.trim_end_matches(is_space), special(bos))?;
+    rest.drain(..kept.len().min(rest.len()));
+    Ok((kept, rest))
+}
+
+/// The same, but where nothing is left of the continuation both are encoded alone, each with its own blanks.
 ///
 /// Either part may come out empty; there is nothing to score then, and the caller must say so.
 ///
@@ -52,19 +71,15 @@ pub fn pair(
     bos: Bos,
     prefix: Option<u32>,
 ) -> Result<(Vec<u32>, Vec<u32>, PairEncoding), TokenizerError> {
+    let (kept, rest) = split(tokenizer, context, continuation, bos, prefix)?;
     if context.is_empty() {
-        let continuation = tokenizer.encode(continuation, special(bos))?;
-        return Ok((prefix.into_iter().collect(), continuation, PairEncoding::PrefixToken));
+        return Ok((kept, rest, PairEncoding::PrefixToken));
     }
-    let whole = tokenizer.encode(&format!("{context}{continuation}"), special(bos))?;
-    let kept = tokenizer.encode(context.trim_end_matches(is_space), special(bos))?;
-    match whole.get(kept.len()..) {
-        Some(rest) if !rest.is_empty() => Ok((kept, rest.to_vec(), PairEncoding::Pair)),
-        _ => {
-            let alone = (tokenizer.encode(context, special(bos))?, tokenizer.encode(continuation, Special::None)?);
-            Ok((alone.0, alone.1, PairEncoding::Separate))
-        }
+    if rest.is_empty() {
+        let alone = (tokenizer.encode(context, special(bos))?, tokenizer.encode(continuation, Special::None)?);
+        return Ok((alone.0, alone.1, PairEncoding::Separate));
     }
+    Ok((kept, rest, PairEncoding::Pair))
 }
 
 /// Token ids of one continuation of a request after its context, as [`pair`] makes them with the tokenizer's end token before an empty

@@ -10,7 +10,7 @@ use crate::text::{
 use serde_json::{Map, Value, json};
 use std::path::Path;
 
-/// What stands in for an empty context: the end token of the goldens' tokenizer, which has no file that names it.
+/// What stands in for an empty context where no file beside the tokenizer names its end token.
 const EOS: &str = "<|eot_id|>";
 
 /// Replays the folder.
@@ -63,7 +63,8 @@ fn pair(report: &mut Folder, source: &Source, row: &Row, tokenizer: &Tokenizer) 
     let text = |key: &str| source.text_of(&row.fields, key, Some(row.line));
     let (context, continuation) = (text("context")?, text("continuation")?);
     let whole = tokenizer.encode(&format!("{context}{continuation}"), Special::None).map_err(cannot)?;
-    let (ids, rest) = encode::split(tokenizer, context, continuation, Bos::Never, tokenizer.id(EOS)).map_err(cannot)?;
+    let (ids, rest) =
+        encode::split(tokenizer, context, continuation, Bos::Never, tokenizer.eos_id().or_else(|| tokenizer.id(EOS))).map_err(cannot)?;
     let fed = |window: usize| {
         let (mut ids, mut rest) = (ids.clone(), rest.clone());
         encode::cut_left(&mut ids, &mut rest, window);

@@ -12,6 +12,7 @@ mod archive;
 mod bad_input;
 mod bad_server;
 mod certify;
+mod certify_en;
 mod cli;
 mod compare;
 mod contract;

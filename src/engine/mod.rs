@@ -398,6 +398,9 @@ pub struct Stats {
     pub shared_tokens: u64,
     /// New tokens.
     pub decode_tokens: u64,
+    /// Rows of logits computed: one a new token, one a scored token, and of equal rows one.
+    #[serde(default)]
+    pub logit_rows: u64,
     /// Seconds spent in prefill steps.
     pub prefill_seconds: f64,
     /// Seconds spent in decode-only steps.
@@ -412,6 +415,7 @@ impl Stats {
         self.prefill_tokens += other.prefill_tokens;
         self.shared_tokens += other.shared_tokens;
         self.decode_tokens += other.decode_tokens;
+        self.logit_rows += other.logit_rows;
         self.prefill_seconds += other.prefill_seconds;
         self.decode_seconds += other.decode_seconds;
         self.http_requests += other.http_requests;

@@ -226,7 +226,7 @@ fn refused_scoring(scored: &LogLikelihood, capabilities: &Capabilities, facts: &
         let message = "log-likelihoods over an endpoint need the model's tokenizer, to ask for exact token ids";
         return Some(EngineError::with_hint(message, "name it with --tokenizer DIRECTORY or --tokenizer HUB-ID"));
     };
-    let pairs = match (capabilities.scoring, score::pairs(tokenizer, scored)) {
+    let pairs = match (capabilities.scoring, score::pairs(tokenizer, scored, facts.max_positions)) {
         (Scoring::None, _) => {
             let message = format!("the server gives no log-probabilities of a prompt that can be believed: {missing}");
             return Some(EngineError::with_hint(message, format!("{WHO}; or run this task in-process")));

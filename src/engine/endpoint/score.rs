@@ -46,8 +46,8 @@ impl Scoring {
 }
 
 /// The pairs of a request, or why one has none.
-pub(super) fn pairs(tokenizer: &Tokenizer, scored: &LogLikelihood) -> Result<Vec<Pair>, String> {
-    let pair = |text: &String| crate::engine::llama::encode::scored_pair(tokenizer, scored, text);
+pub(super) fn pairs(tokenizer: &Tokenizer, scored: &LogLikelihood, max_positions: Option<u32>) -> Result<Vec<Pair>, String> {
+    let pair = |text: &String| crate::engine::llama::encode::fitted_pair(tokenizer, scored, text, max_positions);
     scored.continuations.iter().map(pair).map(|p| p.map(|(context, continuation)| Pair { context, continuation })).collect()
 }
 

@@ -158,7 +158,7 @@ impl Asker {
     /// All continuations of one context.
     async fn answer_scored(&self, request: &Request, scored: &LogLikelihood) -> Done {
         let tokenizer = self.options.facts.tokenizer.as_ref().expect("refusal() lets nothing pass without a tokenizer");
-        let pairs = match score::pairs(tokenizer, scored) {
+        let pairs = match score::pairs(tokenizer, scored, self.options.facts.max_positions) {
             Ok(pairs) => pairs,
             Err(why) => return Done::Answered { outcomes: vec![failed(request, why, 0)], stats: Stats::default(), rest: vec![] },
         };

@@ -82,8 +82,29 @@ pub fn pair(
     Ok((kept, rest, PairEncoding::Pair))
 }
 
+/// [`scored_pair`], cut on its left where the protocol cuts it to a model of so many positions. Every engine scores these.
+///
+/// # Errors
+/// Why there is nothing to score; a continuation that fills the model's window by itself has nothing before it.
+pub fn fitted_pair(
+    tokenizer: &Tokenizer,
+    scored: &LogLikelihood,
+    continuation: &str,
+    max_positions: Option<u32>,
+) -> Result<(Vec<u32>, Vec<u32>), String> {
+    let (mut context, mut tokens) = scored_pair(tokenizer, scored, continuation)?;
+    if let Some(truncation) = scored.rules.truncation {
+        let window = truncation.length(max_positions);
+        cut_left(&mut context, &mut tokens, window as usize);
+        if context.is_empty() {
+            return Err(format!("the continuation {continuation:?} is longer than the {window} positions of the model"));
+        }
+    }
+    Ok((context, tokens))
+}
+
 /// Token ids of one continuation of a request after its context, as [`pair`] makes them with the tokenizer's end token before an empty
-/// context. Every engine scores these.
+/// context.
 ///
 /// # Errors
 /// Why there is nothing to score.
@@ -172,6 +193,7 @@ impl Stops {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::engine::{TokenRules, Truncation};
     use proptest::prelude::*;
 
     #[test]
@@ -187,6 +209,22 @@ mod tests {
             cut_left(&mut cut.0, &mut cut.1, window);
             assert_eq!(cut, expected, "window {window}");
         }
+    }
+
+    #[test]
+    fn a_pair_is_cut_to_the_model_where_the_protocol_cuts() {
+        let rules = |truncation| TokenRules { truncation, bos: Bos::Never, ..TokenRules::default() };
+        let asked =
+            |truncation| LogLikelihood { context: "東京の天気は".repeat(20), continuations: vec![], rules: rules(truncation) };
+        let no_limit = Truncation { max_length: u32::MAX };
+        let tokenizer = demo();
+        let (whole, tokens) = fitted_pair(&tokenizer, &asked(None), "晴れ", Some(9)).expect("a pair");
+        assert_eq!(fitted_pair(&tokenizer, &asked(Some(no_limit)), "晴れ", None), Ok((whole.clone(), tokens.clone())));
+        let (cut, same) = fitted_pair(&tokenizer, &asked(Some(no_limit)), "晴れ", Some(9)).expect("a pair");
+        assert_eq!((cut.len() + same.len(), &same), (10, &tokens));
+        assert!(whole.ends_with(&cut));
+        let error = fitted_pair(&tokenizer, &asked(Some(no_limit)), &"晴れ".repeat(9), Some(4)).expect_err("nothing before it");
+        assert!(error.contains("4 positions"), "{error}");
     }
 
     fn demo() -> Tokenizer {

@@ -184,7 +184,8 @@ impl Llama {
     }
 
     fn encode_pair(&self, scored: &LogLikelihood, continuation: &str) -> Result<TokenRequest, String> {
-        let (context, continuation) = encode::scored_pair(&self.tokenizer, scored, continuation)?;
+        let max_positions = u32::try_from(self.model.config().max_position_embeddings).ok();
+        let (context, continuation) = encode::fitted_pair(&self.tokenizer, scored, continuation, max_positions)?;
         Ok(TokenRequest::Score { context, continuation })
     }
 }

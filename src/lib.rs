@@ -25,6 +25,8 @@ pub mod report;
 pub mod results;
 // The order of things: plan, ask, grade, score.
 pub mod run;
+// Sandbox: programs in, verdicts out. The only room that starts processes.
+pub mod sandbox;
 // Task files (TOML) and documents.
 pub mod task;
 // Text: tokenizer, decode clean-up, stop strings, Python's string semantics.

@@ -4,6 +4,7 @@
 
 pub mod lost_tokens;
 pub mod number;
+pub mod program;
 pub mod steps;
 
 use crate::engine::{Cleanup, Generate, Generated};

@@ -3,6 +3,7 @@
 //! A golden's kind is the name of its folder; a folder or file that is not understood is an error, never a skip.
 
 mod asked;
+pub mod code;
 pub mod en_harness;
 pub mod jp_harness;
 pub mod llm_jp;
@@ -10,6 +11,7 @@ pub mod metrics;
 pub mod models;
 pub mod pyrandom;
 pub mod report;
+pub mod sandbox;
 pub mod source;
 pub mod tokens;
 
@@ -19,7 +21,7 @@ use source::{CertifyError, entries};
 use std::path::Path;
 
 /// Kinds whose tasks are not part of this version.
-const NOT_BUILT: [&str; 3] = ["code", "jmt-bench", "sandbox"];
+const NOT_BUILT: [&str; 1] = ["jmt-bench"];
 
 /// Recorded exchanges and export targets: fixtures of other tests, never replayed.
 const FIXTURES: [&str; 3] = ["endpoints", "lm_eval_export", "swallow_export"];
@@ -68,6 +70,8 @@ pub struct Inputs<'i> {
     pub data: Option<llm_jp::Data<'i>>,
     /// nagisa's words, where its model is at hand.
     pub segment: Option<Words<'i>>,
+    /// Executes programs.
+    pub programs: code::Programs<'i>,
     /// Called with each folder before it is replayed.
     pub progress: &'i dyn Fn(&str),
 }
@@ -94,7 +98,7 @@ pub fn run(dir: &Path, inputs: &Inputs<'_>) -> Result<Report, CertifyError> {
 }
 
 fn is_built(kind: &str) -> bool {
-    matches!(kind, "en-harness" | "ja-harness" | "ja-llmjp" | "metrics" | "models" | "pyrandom" | "tokenizer")
+    matches!(kind, "code" | "en-harness" | "ja-harness" | "ja-llmjp" | "metrics" | "models" | "pyrandom" | "sandbox" | "tokenizer")
 }
 
 fn dir_name(dir: &Path) -> String {
@@ -125,6 +129,11 @@ fn replay_kind(report: &mut Report, kind: &str, dir: &Path, inputs: &Inputs<'_>)
         "tokenizer" => {
             (inputs.progress)("tokenizer");
             report.folders.push(tokens::folder(dir)?);
+            return Ok(());
+        }
+        "sandbox" => {
+            (inputs.progress)("sandbox");
+            report.folders.push(sandbox::folder(dir, inputs.programs)?);
             return Ok(());
         }
         _ => {}
@@ -158,6 +167,8 @@ fn replay_one(report: &mut Report, kind: &str, path: &Path, inputs: &Inputs<'_>)
     (inputs.progress)(&label);
     let mut folder = match (kind, name.as_str()) {
         ("models", _) => models::folder(path)?,
+        ("code", "answer_ratio" | "pass_at_k") => code::formulas(path)?,
+        ("code", task) => code::task_folder(path, find(&load::embedded()?, task, path)?, inputs.programs)?,
         ("en-harness", en_harness::units::UNITS) => en_harness::units::folder(path, &load::embedded()?)?,
         ("en-harness", folder) => {
             let tasks = load::embedded()?;

@@ -26,6 +26,9 @@ pub enum CertifyError {
         /// Which file.
         path: PathBuf,
     },
+    /// Nothing can be executed.
+    #[error(transparent)]
+    Sandbox(crate::sandbox::SandboxError),
     /// A kind of golden whose tasks are not part of this version.
     #[error("goldens of kind '{kind}' cannot be replayed: their tasks are not built in this version")]
     NotBuilt {

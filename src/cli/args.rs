@@ -2,7 +2,7 @@
 
 use super::{
     baseline::BaselineArgs, compare::CompareArgs, data::DataCommand, export::ExportArgs, gate::GateArgs, leaderboard::LeaderboardArgs,
-    merge::MergeArgs, report::ReportArgs, run_args::RunArgs, values,
+    merge::MergeArgs, report::ReportArgs, run_args::RunArgs, sandbox::SandboxArgs, values,
 };
 use clap::{Args, Parser, Subcommand};
 use std::path::PathBuf;
@@ -66,6 +66,9 @@ pub enum Command {
     Doctor(DoctorArgs),
     /// Print a completion script for a shell
     Completions(CompletionsArgs),
+    /// Run programs from standard input: what the sandbox starts as its helper
+    #[command(name = crate::sandbox::pool::HELPER_VERB, hide = true)]
+    Sandbox,
 }
 
 /// Flags of `score`.
@@ -82,6 +85,9 @@ pub struct ScoreArgs {
     /// Only the table
     #[arg(long, short = 'q')]
     pub quiet: bool,
+    /// How programs are executed
+    #[command(flatten)]
+    pub programs: SandboxArgs,
 }
 
 /// Flags of `certify`.
@@ -89,6 +95,9 @@ pub struct ScoreArgs {
 pub struct CertifyArgs {
     /// Golden folders, or folders of them; the committed, self-written goldens unless given
     pub dirs: Vec<PathBuf>,
+    /// How programs are executed
+    #[command(flatten)]
+    pub programs: SandboxArgs,
 }
 
 /// `tasks` and what follows it.

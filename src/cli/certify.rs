@@ -4,12 +4,14 @@ use super::{
     args::CertifyArgs,
     data_source,
     exit::{Exit, Failure, Verdict},
-    output::print,
+    output::{note, print},
+    sandbox::{SandboxArgs, told as told_of_sandbox},
 };
 use crate::certify::{self, Inputs, Report, report::Folder, source::CertifyError};
 use crate::dataset::{Network, Record, manifest::Manifest, store::Store};
+use crate::sandbox::Sandbox;
 use include_dir::{Dir, include_dir};
-use std::{fmt::Write as _, path::Path};
+use std::{cell::OnceCell, fmt::Write as _, path::Path};
 
 /// Goldens written by us, shipped in the binary.
 static COMMITTED: Dir<'static> = include_dir!("$CARGO_MANIFEST_DIR/tests/golden");
@@ -25,15 +27,15 @@ const AROUND: usize = 40;
 /// # Errors
 /// A folder that is not understood or not built (2), missing data (4).
 pub(super) fn run(args: &CertifyArgs) -> Verdict {
-    let mut report = if args.dirs.is_empty() { replay_committed()? } else { Report::default() };
+    let mut report = if args.dirs.is_empty() { replay_committed(&args.programs)? } else { Report::default() };
     for dir in &args.dirs {
-        report.extend(replay(dir, &data_source::files(Network::Off, None))?);
+        report.extend(replay(dir, &data_source::files(Network::Off, None), &args.programs)?);
     }
     print(&told(&report))?;
     Ok(if report.mismatches() == 0 { Exit::Ok } else { Exit::No })
 }
 
-fn replay(dir: &Path, store: &Store) -> Result<Report, Failure> {
+fn replay(dir: &Path, store: &Store, sandbox: &SandboxArgs) -> Result<Report, Failure> {
     let records = |dataset: &str, split: &str| -> Result<Vec<Record>, String> {
         let manifest = Manifest::builtin(dataset).map_err(|e| e.to_string())?;
         store.records(&manifest, split).map_err(|e| e.to_string())
@@ -41,15 +43,24 @@ fn replay(dir: &Path, store: &Store) -> Result<Report, Failure> {
     let data: Option<certify::llm_jp::Data<'_>> = if store.has_mirror() { Some(&records) } else { None };
     let words = store.has_mirror().then(|| data_source::nagisa(store).ok()).flatten();
     let segment: Option<certify::Words<'_>> = words.as_ref().map(|words| &**words as _);
-    certify::run(dir, &Inputs { data, segment, progress: &|_| {} }).map_err(failure)
+    let chosen = OnceCell::new();
+    let programs = || -> Result<Sandbox, CertifyError> {
+        if let Some(known) = chosen.get() {
+            return Ok(Sandbox::clone(known));
+        }
+        let found = sandbox.choose().map_err(CertifyError::Sandbox)?;
+        note(&told_of_sandbox(found.identity()));
+        Ok(chosen.get_or_init(|| found).clone())
+    };
+    certify::run(dir, &Inputs { data, segment, programs: &programs, progress: &|_| {} }).map_err(failure)
 }
 
 /// The committed goldens are unpacked first: certify reads files, whoever wrote them.
-fn replay_committed() -> Result<Report, Failure> {
+fn replay_committed(sandbox: &SandboxArgs) -> Result<Report, Failure> {
     let unpacked = tempfile::tempdir().map_err(|e| Failure::new(Exit::Usage, format!("failed to create a temporary directory: {e}")))?;
     let root = unpacked.path();
     COMMITTED.extract(root).map_err(|e| Failure::new(Exit::Usage, format!("failed to unpack goldens to {}: {e}", root.display())))?;
-    replay(root, &Store::samples())
+    replay(root, &Store::samples(), sandbox)
 }
 
 fn failure(error: CertifyError) -> Failure {
@@ -60,6 +71,7 @@ fn failure(error: CertifyError) -> Failure {
         CertifyError::UnknownFolder { .. } => {
             Failure::new(Exit::Usage, message).hint("name a folder such as golden/ja-llmjp or its parent")
         }
+        CertifyError::Sandbox(e) => super::sandbox::failure(&e),
         _ => Failure::new(Exit::Usage, message),
     }
 }

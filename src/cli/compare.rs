@@ -8,7 +8,7 @@ use super::{
 };
 use crate::{
     compare::{CompareError, Incomparable, table},
-    report::{csv, json, latex, markdown, table::Table, terminal},
+    report::{csv, json, latex, leaderboard::Columns, markdown, table::Table, terminal},
 };
 use std::path::PathBuf;
 
@@ -64,7 +64,8 @@ pub(super) fn run(args: &CompareArgs) -> Verdict {
         Form::Json => json::render(table),
         Form::Latex => latex::render(table),
     };
-    let (numbers, flips) = (table::of(&comparison), args.show_flips.map(|most| table::of_flips(&comparison, most)));
+    let columns = if matches!(args.format, Form::Csv | Form::Json) { Columns::All } else { Columns::Filled };
+    let (numbers, flips) = (table::of(&comparison, columns), args.show_flips.map(|most| table::of_flips(&comparison, most)));
     let text = match (&flips, args.format) {
         (None, _) => rendered(&numbers),
         // One file for a program holds one table.

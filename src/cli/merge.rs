@@ -27,6 +27,9 @@ pub struct MergeArgs {
     /// Read task files from this folder too
     #[arg(long, value_name = "DIR")]
     pub include_path: Option<PathBuf>,
+    /// How programs are executed
+    #[command(flatten)]
+    pub programs: super::sandbox::SandboxArgs,
 }
 
 /// Runs the verb.
@@ -41,7 +44,13 @@ pub(super) fn run(args: &MergeArgs) -> Verdict {
     };
     let shards = args.runs.iter().map(find).collect::<Result<Vec<_>, Failure>>()?;
     let merged = merge::merge(&shards, &args.output).map_err(refused)?.dir().path().to_owned();
-    score::run(&ScoreArgs { run: merged, against: args.against.clone(), include_path: args.include_path.clone(), quiet: false })
+    score::run(&ScoreArgs {
+        run: merged,
+        against: args.against.clone(),
+        include_path: args.include_path.clone(),
+        quiet: false,
+        programs: args.programs.clone(),
+    })
 }
 
 fn refused(error: MergeError) -> Failure {

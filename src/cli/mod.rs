@@ -12,6 +12,7 @@ pub mod data;
 mod data_source;
 mod doctor;
 mod downloads;
+mod dry_run;
 mod engines;
 pub mod exit;
 pub mod export;
@@ -26,6 +27,7 @@ pub mod progress;
 pub mod report;
 mod run;
 pub mod run_args;
+pub mod sandbox;
 mod score;
 mod setting_files;
 pub mod settings;
@@ -74,6 +76,7 @@ fn dispatch(invocation: Invocation) -> Verdict {
         Command::Certify(args) => certify::run(&args),
         Command::Data(command) => data::run(&command),
         Command::Tasks(command) => tasks::run(&command),
+        Command::Sandbox => sandbox::help(),
     }
 }
 

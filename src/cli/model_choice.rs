@@ -24,6 +24,17 @@ pub enum ModelChoice {
     Endpoint(EndpointChoice),
 }
 
+impl ModelChoice {
+    /// The model's name, as `run.json` has it.
+    pub(super) fn model(&self) -> &str {
+        match self {
+            ModelChoice::Demo => "demo",
+            ModelChoice::InProcess(model) => &model.model,
+            ModelChoice::Endpoint(servers) => &servers.model,
+        }
+    }
+}
+
 /// What the in-process engine loads.
 #[derive(Clone, Debug, Default, PartialEq)]
 pub struct InProcess {

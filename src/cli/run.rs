@@ -2,7 +2,7 @@
 
 use super::{
     args::{Cli, Command},
-    data_source, engines,
+    data_source, dry_run, engines,
     exit::{Exit, Failure, Verdict},
     interrupt,
     model_choice::{EndpointChoice, InProcess, ModelChoice},
@@ -15,7 +15,6 @@ use crate::{
     dataset::store::Store,
     engine::{Engine, ModelFacts, RequestKind},
     metric::Need,
-    prompt::requests::digest,
     report::{markdown, table::Table, terminal},
     results::{
         ResultsError,
@@ -29,18 +28,19 @@ use crate::{
         Finished, Job, Then,
         ask::{AskError, Event},
         execute,
-        plan::{self, Plan, PlanError, PlannedTask, Selection, SkipMissing},
+        grade::executes,
+        plan::{self, Plan, PlanError, Selection, SkipMissing},
         resources::{Segmenter, ToolError, Tools, needing, needs},
         task_specs,
     },
+    sandbox::Sandbox,
     task::{
         EosStop, PenaltyFrom, Task,
         load::{self, PROTOCOL},
     },
-    text::tokenizer::{Special, Tokenizer},
 };
 use clap::Parser;
-use std::{collections::BTreeSet, fmt::Write as _, path::Path};
+use std::{fmt::Write as _, path::Path};
 
 /// Runs the verb.
 ///
@@ -61,6 +61,7 @@ pub(super) fn run(args: &RunArgs, command_line: CommandLine) -> Verdict {
     let facts = if args.dry_run || args.write_out { facts_at_hand(&choice) } else { ModelFacts::default() };
     let mut plan = make_plan(suite, args, &choice, facts.clone())?;
     let segmenter = if args.dry_run { None } else { segmenter(args, &choice, &mut plan)? };
+    let sandbox = if args.dry_run { None } else { sandbox(args, &choice, &mut plan)? };
     for (task, why) in &plan.left_out {
         note(&format!("task '{task}' is left out: {why}"));
     }
@@ -68,17 +69,23 @@ pub(super) fn run(args: &RunArgs, command_line: CommandLine) -> Verdict {
         print(&first_prompts(&plan))?;
     }
     if args.dry_run {
-        print(&what_would_be_asked(&plan, facts.tokenizer.as_deref()))?;
+        print(&dry_run::told(&plan, facts.tokenizer.as_deref(), choice.model(), &args.output))?;
         return Ok(Exit::Ok);
     }
     // The directory comes before the model: a wrong path must not cost minutes of loading.
     let writer = open(args)?;
-    let result = run_in(args, command_line, &choice, &plan, segmenter, &writer, published.as_ref());
+    let result = run_in(args, command_line, &choice, &plan, Brought { segmenter, sandbox }, &writer, published.as_ref());
     if result.is_err() {
         // A run that never began leaves no directory behind; one that did is kept whatever happened.
         let _ = writer.discard();
     }
     result
+}
+
+/// What was looked for before anything was asked.
+struct Brought {
+    segmenter: Option<Segmenter>,
+    sandbox: Option<Sandbox>,
 }
 
 /// Builds the engine, asks, and finishes.
@@ -87,14 +94,14 @@ fn run_in(
     command_line: CommandLine,
     choice: &ModelChoice,
     plan: &Plan,
-    segmenter: Option<Segmenter>,
+    brought: Brought,
     writer: &RunWriter,
     published: Option<&ReferenceRow>,
 ) -> Verdict {
     let cancel = interrupt::install()?;
     let mut engine = engines::build(choice, args.threads, data_source::network(args.offline))?;
     let facts = engine.facts();
-    let tools = Tools::of(&facts, segmenter);
+    let tools = Tools::of(&facts, brought.segmenter);
     tools.check(plan.tasks.iter().map(|t| &t.task)).map_err(|e| tool_failure(&e))?;
     let fitted = plan.tasks.iter().any(|t| depends_on_model(&t.task)).then(|| fitted(args, choice, plan, facts)).transpose()?;
     let plan = fitted.as_ref().unwrap_or(plan);
@@ -102,7 +109,9 @@ fn run_in(
     let resume = format!("swallow-eval run --resume {}", writer.dir().path().display());
     let progress = Progress::new(if args.quiet { Show::Nothing } else { Show::on_stderr() });
     let onlooker = |event: Event<'_>| progress.see(event);
-    let job = Job { plan, spec, writer, engine: engine.as_mut(), cancel, onlooker: &onlooker, then: then(args), tools: &tools };
+    let chosen = || brought.sandbox.clone().map_or_else(|| args.programs.choose(), Ok);
+    let job =
+        Job { plan, spec, writer, engine: engine.as_mut(), cancel, onlooker: &onlooker, then: then(args), tools: &tools, sandbox: &chosen };
     let finished = execute(job).map_err(|e| stopped(e, &resume))?;
     if let Some(torn) = &finished.torn {
         note(torn);
@@ -188,6 +197,26 @@ fn fitted(args: &RunArgs, choice: &ModelChoice, plan: &Plan, facts: ModelFacts) 
     Ok(fitted)
 }
 
+/// What executes programs, where a task has them: self-tested before the first request. A demo goes on without such tasks.
+fn sandbox(args: &RunArgs, choice: &ModelChoice, plan: &mut Plan) -> Result<Option<Sandbox>, Failure> {
+    if args.predict_only || !plan.tasks.iter().any(|t| executes(&t.task)) {
+        return Ok(None);
+    }
+    match args.programs.choose() {
+        Ok(sandbox) => {
+            if !args.quiet {
+                note(&super::sandbox::told(sandbox.identity()));
+            }
+            Ok(Some(sandbox))
+        }
+        Err(error) if *choice == ModelChoice::Demo => {
+            plan.leave_out(&error.to_string(), executes);
+            Ok(None)
+        }
+        Err(error) => Err(super::sandbox::failure(&error)),
+    }
+}
+
 /// nagisa's words, where a task is scored on them. A demo, and a run that may skip, go on without such tasks.
 fn segmenter(args: &RunArgs, choice: &ModelChoice, plan: &mut Plan) -> Result<Option<Segmenter>, Failure> {
     let Some(task) = needing(plan.tasks.iter().map(|t| &t.task), Need::Nagisa).map(|t| t.name.clone()) else { return Ok(None) };
@@ -214,6 +243,7 @@ fn depends_on_model(task: &Task) -> bool {
     task.file.arrange.counts_tokens()
         || !request.defects.is_empty()
         || request.eos_stop != EosStop::No
+        || request.max_total_tokens.is_some()
         || request.sampling.repetition_penalty_from == PenaltyFrom::Model
 }
 
@@ -348,49 +378,17 @@ fn first_prompts(plan: &Plan) -> String {
     text
 }
 
-/// What a run would ask: some lines a task. Tokens are counted where the tokenizer is at hand.
-fn what_would_be_asked(plan: &Plan, tokenizer: Option<&Tokenizer>) -> String {
-    let mut text = String::new();
-    for planned in &plan.tasks {
-        let distinct: BTreeSet<_> = planned.asked.iter().map(|a| &a.request.id).collect();
-        let (mut characters, mut tokens, mut new_tokens) = (0, 0, 0);
-        for asked in planned.of_documents() {
-            if let RequestKind::Generate(generate) = &asked.request.kind {
-                characters += generate.prompt.chars().count();
-                tokens += tokenizer.and_then(|t| t.encode(&generate.prompt, Special::Add).ok()).map_or(0, |ids| ids.len());
-                new_tokens += u64::from(generate.max_new_tokens);
-            }
-        }
-        let tokens = tokenizer.map_or(String::new(), |_| format!(", {tokens} prompt tokens"));
-        let _ = writeln!(
-            text,
-            "{}: {} of {} documents, {} requests, {} shots, {characters} prompt characters{tokens}, at most {new_tokens} new tokens",
-            planned.task.name,
-            planned.documents,
-            planned.in_full,
-            distinct.len(),
-            planned.shots
-        );
-        let _ = writeln!(text, "  sha256 of all prompts {}\n  sha256 of all golds   {}", prompts_sha256(planned), golds_sha256(planned));
-    }
-    text
-}
-
-/// Digests in asking order (each text preceded by its length), comparable with those of the original harness where every document is asked.
-fn prompts_sha256(planned: &PlannedTask) -> String {
-    digest(planned.of_documents().map(|a| a.request.kind.text()))
-}
-
-fn golds_sha256(planned: &PlannedTask) -> String {
-    digest(planned.of_documents().filter_map(|a| a.reference.first()).map(String::as_str))
-}
-
 fn stopped(error: AskError, resume: &str) -> Failure {
     let kept = format!("what was answered is kept; go on with: {resume}");
     match error {
         AskError::Engine { task, error } => {
             let hint = error.hint.map_or_else(|| kept.clone(), |hint| format!("{hint}; {kept}"));
             Failure::new(Exit::Engine, format!("task '{task}': {}", error.message)).hint(hint)
+        }
+        AskError::Sandbox(error) => {
+            let failure = super::sandbox::failure(&error);
+            let hint = failure.hint.as_ref().map_or_else(|| kept.clone(), |hint| format!("{hint}; {kept}"));
+            failure.hint(hint)
         }
         AskError::Recorded(error) => results_failure(Exit::Usage, &error),
         AskError::Output(error) => Failure::new(Exit::Incomplete, error.to_string()).hint(kept),

@@ -125,6 +125,8 @@ pub struct RunArgs {
     pub config: Option<PathBuf>,
 
     #[command(flatten)]
+    pub(crate) programs: super::sandbox::SandboxArgs,
+    #[command(flatten)]
     pub(crate) compatibility: Compatibility,
 }
 

@@ -12,6 +12,7 @@ use crate::{
     metric::Need,
     results::{reference, run_dir::RunDir, spec::RunSpec},
     run::{
+        grade::GradeError,
         rescore,
         resources::{Tools, needing},
     },
@@ -41,7 +42,10 @@ pub(super) fn run(args: &ScoreArgs) -> Verdict {
     }
     let writer = dir.clone().into_writer().map_err(usage)?;
     let tools = recorded_tools(&dir, &spec, &tasks)?;
-    let finished = rescore(&dir, &suite, &tasks, &writer, &tools).map_err(usage)?;
+    let finished = rescore(&dir, &suite, &tasks, &writer, &tools, &|| args.programs.choose()).map_err(|e| match e {
+        GradeError::Results(e) => usage(e),
+        GradeError::Sandbox(e) => super::sandbox::failure(&e),
+    })?;
     if let Some(torn) = &finished.torn {
         note(torn);
     }

@@ -175,7 +175,7 @@ impl TaskVerdict {
 }
 
 impl Verdict {
-    /// The verdict and a row a task; for NO-GO and INCONCLUSIVE tasks, the documents that lost.
+    /// The verdict and a row a task; below it, for each task that is not GO, the reason and the documents that lost.
     pub fn table(&self) -> Table {
         let number = |value: Option<f64>| value.map_or(Cell::Blank, |value| Cell::score(value, Mark::None));
         let row = |task: &TaskVerdict| Row {
@@ -188,11 +188,12 @@ impl Verdict {
                 task.difference.map_or(Cell::Blank, |d| Cell::difference(d, 0.0)),
                 number(Some(task.rule.max_drop)),
                 number(task.p),
-                Cell::Text(task.reason.clone()),
             ],
         };
-        let lost = self.tasks.iter().filter(|t| t.decision.is_some_and(|d| d != Decision::Go) && !t.lost.is_empty());
-        let lost = lost.map(|task| Footnote::Text(format!("{}: {}", task.title, task.lost_documents())));
+        let told = self.tasks.iter().filter(|task| task.decision != Some(Decision::Go)).map(|task| {
+            let lost = if task.lost.is_empty() { String::new() } else { format!("; {}", task.lost_documents()) };
+            Footnote::Text(format!("{}: {}{lost}", task.title, task.reason))
+        });
         Table {
             title: format!("{}: {} against {}", self.decision, self.cand, self.base),
             demo: self.demo,
@@ -200,14 +201,13 @@ impl Verdict {
                 Column::text("task", "task"),
                 Column::text("verdict", "verdict"),
                 Column::number("base", "base"),
-                Column::number("candidate", "candidate"),
-                Column::number("difference", "difference"),
+                Column::number("candidate", "cand."),
+                Column::number("difference", "diff."),
                 Column::number("max_drop", "tolerated"),
                 Column::number("p_holm", "p"),
-                Column::text("reason", "reason"),
             ],
             rows: self.tasks.iter().map(row).collect(),
-            footnotes: lost.chain(self.notes.iter().cloned().map(Footnote::Text)).collect(),
+            footnotes: told.chain(self.notes.iter().cloned().map(Footnote::Text)).collect(),
         }
     }
 

@@ -202,8 +202,11 @@ pub fn runs(base: &Baseline, cand: &Baseline, incomparable: Incomparable) -> Res
     if tasks.iter().any(|t| matches!(&t.finding, Finding::Paired(p) if p.n < t.documents.0.max(t.documents.1))) {
         notes.push("differences are over the documents that both have, base and candidate over all of their own".to_owned());
     }
-    if tasks.iter().any(|t| matches!(&t.finding, Finding::Paired(p) if p.statistic == resample::Statistic::MeanInstead)) {
-        notes.push("† the difference is that of the numbers; interval and test are those of the mean over documents".to_owned());
+    let of_mean = |t: &&TaskComparison| matches!(&t.finding, Finding::Paired(p) if p.statistic == resample::Statistic::MeanInstead);
+    let of_mean: Vec<&str> = tasks.iter().filter(of_mean).map(|task| task.title.as_str()).collect();
+    if !of_mean.is_empty() {
+        let which = of_mean.join(", ");
+        notes.push(format!("{which}: the difference is that of the numbers; interval and test are those of the mean over documents"));
     }
     let name = |side: &Baseline| format!("{} ({})", side.model, side.run);
     let mean = mean_over(&tasks);

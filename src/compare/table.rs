@@ -1,10 +1,64 @@
 //! A comparison as a [`Table`], and its flips as another.
 
-use super::{ALPHA, Comparison, Finding, TaskComparison, resample::Statistic};
-use crate::report::table::{Cell, Column, Footnote, Mark, Row, RowKind, Table};
+use super::{ALPHA, Comparison, Finding, TaskComparison, paired::Test};
+use crate::report::{
+    leaderboard::Columns,
+    table::{Cell, Column, Footnote, Mark, Row, RowKind, Table},
+};
 
-/// One row a task: both numbers, difference, interval, p, changed documents; the mean over the compared tasks last.
-pub fn of(comparison: &Comparison) -> Table {
+/// One row a task: both numbers, difference, interval, p, changed documents; the mean over the compared tasks last. For eyes the test and the
+/// detectable effect stand in footnotes, so that a row fits a terminal of 80 columns.
+pub fn of(comparison: &Comparison, shown: Columns) -> Table {
+    let whole = of_all(comparison);
+    match shown {
+        Columns::All => whole,
+        Columns::Filled => for_eyes(comparison, whole),
+    }
+}
+
+/// Without the last two columns, and with the two of changed documents in one.
+fn for_eyes(comparison: &Comparison, mut table: Table) -> Table {
+    table.columns.truncate(10);
+    table.columns.drain(7..9);
+    table.columns.insert(7, Column::number("changed", "changed"));
+    for (column, heading) in table.columns.iter_mut().zip(["task", "base", "cand.", "diff.", "from", "to", "p", "changed", "n"]) {
+        heading.clone_into(&mut column.heading);
+    }
+    for row in &mut table.rows {
+        row.cells.truncate(10);
+        let changed: Vec<Cell> = row.cells.drain(7..9).collect();
+        row.cells.insert(
+            7,
+            match changed.as_slice() {
+                [Cell::Count(better), Cell::Count(worse)] => Cell::Text(format!("+{better} -{worse}")),
+                _ => Cell::Blank,
+            },
+        );
+    }
+    let mut notes = Vec::new();
+    for test in [Test::McNemar, Test::Randomisation] {
+        let by_it = |task: &&TaskComparison| matches!(&task.finding, Finding::Paired(paired) if paired.test == test);
+        let titles: Vec<&str> = comparison.tasks.iter().filter(by_it).map(|task| task.title.as_str()).collect();
+        if !titles.is_empty() {
+            notes.push(Footnote::Text(format!("{}: {}", test.name(), titles.join(", "))));
+        }
+    }
+    let detectable = comparison.tasks.iter().filter_map(|task| match &task.finding {
+        Finding::Paired(paired) => Some(format!("{} {:.4}", task.title, paired.minimum_detectable(ALPHA)?)),
+        _ => None,
+    });
+    let detectable: Vec<String> = detectable.collect();
+    if !detectable.is_empty() {
+        notes.push(Footnote::Text(format!("detectable: {}", detectable.join(", "))));
+    }
+    table.footnotes.splice(0..0, notes);
+    table
+        .footnotes
+        .push(Footnote::Text("from, to: 95 % interval of the difference; changed: documents that gained and that lost".to_owned()));
+    table
+}
+
+fn of_all(comparison: &Comparison) -> Table {
     let mut rows: Vec<Row> = comparison.tasks.iter().map(task_row).collect();
     if let Some(mean) = &comparison.mean {
         let (low, high) = interval(mean.interval);
@@ -89,7 +143,6 @@ fn task_row(task: &TaskComparison) -> Row {
     match &task.finding {
         Finding::Paired(paired) => {
             let (low, high) = interval(Some(paired.interval));
-            let dagger = if paired.statistic == Statistic::MeanInstead { " †" } else { "" };
             cells.extend([
                 low,
                 high,
@@ -98,7 +151,7 @@ fn task_row(task: &TaskComparison) -> Row {
                 Cell::Count(paired.changed.1 as u64),
                 Cell::Count(paired.n as u64),
                 score(paired.minimum_detectable(ALPHA)),
-                Cell::Text(format!("{}{dagger}", paired.test.name())),
+                Cell::Text(paired.test.name().to_owned()),
             ]);
         }
         Finding::Unpaired { difference, standard_error } => {
@@ -124,19 +177,27 @@ fn interval(ends: Option<(f64, f64)>) -> (Cell, Cell) {
 mod tests {
     use super::*;
     use crate::compare::{Incomparable, runs, tests::side};
-    use crate::report::csv;
+    use crate::report::{
+        csv,
+        terminal::{self, Colour, Look},
+    };
 
     #[test]
     fn a_row_a_task_and_the_flips() {
         let base = side("one", &["a", "b"], 200, |i| i % 4 != 0);
         let cand = side("two", &["a", "b"], 200, |i| i % 4 != 0 && i % 10 != 1);
         let comparison = runs(&base, &cand, Incomparable::Refuse).expect("comparable");
-        let table = of(&comparison);
+        let table = of(&comparison, Columns::All);
         assert!(table.rows.iter().all(|row| row.cells.len() == COLUMNS) && table.columns.len() == COLUMNS);
         let text = csv::render(&table);
         let row = text.lines().nth(1).expect("a row");
         assert!(row.starts_with("A,0.7500,0.6500,-0.1000,-0.1") && row.contains(",0,20,200,"), "{text}");
         assert!(text.lines().nth(3).expect("the mean").starts_with("mean of 2,0.7500,0.6500,-0.1000,"), "{text}");
+        let eyes = of(&comparison, Columns::Filled);
+        assert!(eyes.rows.iter().all(|row| row.cells.len() == eyes.columns.len()));
+        let look = Look { width: Some(80), colour: Colour::Plain };
+        let text = terminal::render(&eyes, look);
+        assert!(text.contains(" -0.1000 ") && text.contains(" +0 -20 ") && text.contains("McNemar, exact: A, B"), "{text}");
         let flips = of_flips(&comparison, 3);
         assert_eq!(flips.rows.len(), 6);
         assert_eq!(flips.footnotes[0].to_string(), "A: 3 of 20 are shown");

@@ -207,7 +207,7 @@ pub enum EndTokens {
     GenerationConfig,
 }
 
-/// How new token ids become text. Special tokens are skipped in both forms.
+/// How new token ids become text. Special tokens are skipped unless a form says otherwise.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "snake_case")]
 pub enum Decode {
@@ -216,6 +216,8 @@ pub enum Decode {
     AfterPrompt,
     /// `decode(new)` alone.
     Alone,
+    /// `decode(new)` alone, special tokens kept, the end token among them.
+    WithSpecials,
 }
 
 /// Hugging Face's `clean_up_tokenization_spaces`.

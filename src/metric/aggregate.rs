@@ -74,6 +74,32 @@ impl Part {
 /// 0.975 quantile of the normal distribution.
 const Z_95: f64 = 1.959_963_984_540_054;
 
+/// `numpy.mean` of doubles: pairwise summation as numpy does it (`numpy/core/src/umath/loops_utils.h.src`, `pairwise_sum`), then one
+/// division. `None` for an empty sequence.
+pub fn numpy_mean(values: &[f64]) -> Option<f64> {
+    (!values.is_empty()).then(|| pairwise_sum(values) / values.len() as f64)
+}
+
+fn pairwise_sum(values: &[f64]) -> f64 {
+    match values.len() {
+        0..8 => values.iter().sum(),
+        n @ 8..=128 => {
+            let mut lanes: [f64; 8] = std::array::from_fn(|i| values[i]);
+            let whole = n - n % 8;
+            for (i, value) in values.iter().enumerate().take(whole).skip(8) {
+                lanes[i % 8] += value;
+            }
+            let [a, b, c, d, e, f, g, h] = lanes;
+            let sum = ((a + b) + (c + d)) + ((e + f) + (g + h));
+            values[whole..].iter().fold(sum, |sum, value| sum + value)
+        }
+        n => {
+            let half = n / 2 - (n / 2) % 8;
+            pairwise_sum(&values[..half]) + pairwise_sum(&values[half..])
+        }
+    }
+}
+
 /// Half the width of the 95 % confidence interval of a mean: 1.96 standard errors (sample variance, n - 1).
 ///
 /// `None` for fewer than two values.

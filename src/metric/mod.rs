@@ -2,12 +2,14 @@
 
 pub mod accuracy;
 pub mod aggregate;
+pub mod answer_ratio;
 pub mod bleu;
 pub mod bootstrap;
 pub mod char_f1;
 pub mod exact_match;
 pub mod numpy_random;
 pub mod parts;
+pub mod pass_at_k;
 pub mod rouge;
 pub mod segment;
 pub mod squad;
@@ -39,6 +41,8 @@ pub enum Evidence {
     Text(String),
     /// Log-likelihoods of given continuations: of the choices in their order, or of what a metric looks at beside a text.
     LogLikelihoods(Vec<f64>),
+    /// Whether a program ran to its end in the sandbox.
+    Passed(bool),
 }
 
 /// The score of one document by one metric.
@@ -117,13 +121,13 @@ pub trait Metric: Sync {
 fn texts<'t>(reference: &'t Reference, evidence: &'t [Evidence]) -> (&'t str, &'t str) {
     let answer = match evidence.first() {
         Some(Evidence::Text(text)) => text,
-        Some(Evidence::LogLikelihoods(_)) | None => "",
+        Some(Evidence::LogLikelihoods(_) | Evidence::Passed(_)) | None => "",
     };
     (reference.texts.first().map_or("", String::as_str), answer)
 }
 
 /// Every metric, by name.
-pub const METRICS: [&dyn Metric; 17] = [
+pub const METRICS: [&dyn Metric; 20] = [
     &exact_match::ExactMatch,
     &char_f1::CharF1,
     &rouge::Rouge::ONE,
@@ -131,6 +135,9 @@ pub const METRICS: [&dyn Metric; 17] = [
     &rouge::Rouge::L,
     &bleu::Bleu::Plain,
     &bleu::Bleu::Nagisa,
+    &pass_at_k::PassAtK::ONE,
+    &pass_at_k::PassAtK::TEN,
+    &answer_ratio::AnswerRatio,
     &accuracy::Accuracy::Plain,
     &accuracy::Accuracy::PerCharacter,
     &squad::Squad::ALL[0],

@@ -56,6 +56,7 @@ pub enum DrawError {
 /// Names of the splits or subsets whose documents [`draw`] wants, in its order.
 pub fn splits(task: &Task) -> Vec<String> {
     match &task.file.arrange {
+        Arrange::FileOrder { eval } => vec![eval.clone()],
         Arrange::LlmJpEval { eval, shots, .. } => vec![eval.clone(), shots.clone()],
         Arrange::LmEval { eval, shots, .. } if !task.file.subset.is_empty() => {
             let of_subset = |name: &String| [format!("{name}/{eval}"), format!("{name}/{shots}")];
@@ -74,6 +75,7 @@ pub fn splits(task: &Task) -> Vec<String> {
 pub fn draw(task: &Task, mut sets: Vec<Vec<Document>>, count: usize, facts: &ModelFacts) -> Result<Drawn, DrawError> {
     let available: usize = sets.iter().map(Vec::len).sum();
     let (mut documents, mut pool, pool_name) = match &task.file.arrange {
+        Arrange::FileOrder { eval } => (sets.swap_remove(0), Vec::new(), eval.clone()),
         Arrange::LlmJpEval { seed, shots, .. } => {
             let mut pool = sets.pop().unwrap_or_default();
             PyRandom::seeded(*seed).shuffle(&mut pool);

@@ -1,11 +1,12 @@
 //! Document and shots to requests.
 
 use super::fit::{self, FitError};
-use crate::engine::{Cleanup, Generate, LogLikelihood, ModelFacts, Request, RequestKind, Sampling, TokenRules};
+use crate::engine::{Bos, Cleanup, Generate, LogLikelihood, ModelFacts, Request, RequestKind, Sampling, TokenRules};
 use crate::task::{
     Arrange, CleanupFrom, EosStop, PenaltyFrom, RequestKindName, RequestRule, Task, document::Document, load::TaskError,
     template::TemplateName,
 };
+use crate::text::tokenizer::Special;
 use serde::Serialize;
 use sha2::{Digest, Sha256};
 
@@ -83,7 +84,12 @@ pub fn requests(task: &Task, document: &Document, shots: &[Document], facts: &Mo
         RequestKindName::Generate => {
             let prompt = prompt(task, document, shots, facts)?;
             let also = (!rule.also.is_empty()).then(|| scored(prompt.clone(), rule.also.clone()));
-            Ok([generate(rule, prompt, facts)].into_iter().chain(also).collect())
+            let first = generate(rule, prompt, facts)?;
+            let sample = |sample: u32| {
+                let sampling = Sampling { seed: first.sampling.seed + u64::from(sample), ..first.sampling.clone() };
+                Request::new(RequestKind::Generate(Generate { sample, sampling, ..first.clone() }))
+            };
+            Ok((0..rule.samples).map(sample).chain(also).collect())
         }
         // Choices with the same question part are one request; where each choice has its own, each is a request.
         RequestKindName::Choose => document
@@ -97,16 +103,16 @@ pub fn requests(task: &Task, document: &Document, shots: &[Document], facts: &Mo
     }
 }
 
-fn generate(rule: &RequestRule, prompt: String, facts: &ModelFacts) -> Request {
+/// A document's first generation.
+fn generate(rule: &RequestRule, prompt: String, facts: &ModelFacts) -> Result<Generate, PromptError> {
     let eos = facts.tokenizer.as_ref().and_then(|t| t.special_token("eos_token"));
     let repetition_penalty = match rule.sampling.repetition_penalty_from {
         PenaltyFrom::Task => rule.sampling.repetition_penalty,
         PenaltyFrom::Model => facts.repetition_penalty.unwrap_or(Sampling::GREEDY.repetition_penalty),
     };
-    Request::new(RequestKind::Generate(Generate {
-        prompt,
+    Ok(Generate {
         sample: 0,
-        max_new_tokens: rule.max_new_tokens,
+        max_new_tokens: max_new_tokens(rule, &prompt, facts)?,
         stop: stops(rule, eos),
         enough: rule.enough.clone(),
         sampling: Sampling {
@@ -114,10 +120,11 @@ fn generate(rule: &RequestRule, prompt: String, facts: &ModelFacts) -> Request {
             top_k: rule.sampling.top_k,
             top_p: rule.sampling.top_p,
             repetition_penalty,
-            seed: 0,
+            seed: if rule.sampling.temperature > 0.0 { seed(&prompt) } else { 0 },
         },
         rules: token_rules(rule, facts),
-    }))
+        prompt,
+    })
 }
 
 fn token_rules(rule: &RequestRule, facts: &ModelFacts) -> TokenRules {
@@ -127,6 +134,23 @@ fn token_rules(rule: &RequestRule, facts: &ModelFacts) -> TokenRules {
         (CleanupFrom::Tokenizer, Some(true) | None) => Cleanup::On,
     };
     TokenRules { bos: rule.bos, end: rule.end, decode: rule.decode, cleanup, truncation: rule.truncation, ..TokenRules::default() }
+}
+
+/// Tokens an answer may have. Where the limit counts the prompt too, a prompt that fills it leaves one. Without the model's tokenizer, which
+/// a run has before it asks, the prompt counts nothing.
+fn max_new_tokens(rule: &RequestRule, prompt: &str, facts: &ModelFacts) -> Result<u32, PromptError> {
+    let Some(limit) = rule.max_total_tokens else { return Ok(rule.max_new_tokens) };
+    let Some(tokenizer) = &facts.tokenizer else { return Ok(limit) };
+    let special = if rule.bos == Bos::Never { Special::None } else { Special::Add };
+    let prompt = tokenizer.encode(prompt, special).map_err(FitError::from)?.len();
+    Ok(limit.saturating_sub(u32::try_from(prompt).unwrap_or(u32::MAX)).max(1))
+}
+
+/// Seed of a prompt's first sample: of its own, so that an answer depends neither on the order of requests nor on what else is asked. Small
+/// enough for every server.
+fn seed(prompt: &str) -> u64 {
+    let digest = Sha256::digest(prompt);
+    u64::from(u32::from_le_bytes([digest[0], digest[1], digest[2], 0]))
 }
 
 /// SHA-256 over texts in order, joined by a zero byte; hexadecimal. The digest rule of the goldens recorded from the JP harness.

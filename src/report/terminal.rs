@@ -1,7 +1,8 @@
 //! The table for a terminal: ruled, wrapped to its width, coloured where wanted.
 
 use super::table::{Align, DEMO, MARK_EXPLAINED, Row, RowKind, Table};
-use comfy_table::{Attribute, Cell as View, CellAlignment, Color, ContentArrangement, LineStyle, TableStyle};
+use comfy_table::{Attribute, Cell as View, CellAlignment, Color, ColumnConstraint, ContentArrangement, LineStyle, TableStyle};
+use unicode_width::UnicodeWidthStr;
 
 /// How a terminal wants its text. The caller finds out; nothing here looks at the environment.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -45,7 +46,7 @@ fn grid(table: &Table, look: Look) -> String {
         Colour::Plain => view.force_no_tty(),
         Colour::Ansi => view.force_no_tty().enforce_styling(),
     };
-    match look.width {
+    match look.width.filter(|width| fits(table, usize::from(*width))) {
         Some(width) => view.set_content_arrangement(ContentArrangement::Dynamic).set_width(width),
         None => view.set_content_arrangement(ContentArrangement::Disabled),
     };
@@ -60,9 +61,26 @@ fn grid(table: &Table, look: Look) -> String {
         };
         if let Some(view) = view.column_mut(i) {
             view.set_cell_alignment(alignment);
+            // A number broken over two lines reads as another number.
+            if column.align == Align::Right {
+                view.set_constraint(ColumnConstraint::ContentWidth);
+            }
         }
     }
     view.trim_fmt()
+}
+
+/// Whether every number fits whole beside text of some width. A table that does not fit is not wrapped at all: lines that run on are easier to
+/// read than columns of single letters.
+fn fits(table: &Table, width: usize) -> bool {
+    const NARROW_TEXT: usize = 8;
+    const BETWEEN: usize = 3;
+    let widest = |i: usize| table.rows.iter().map(|row| row.cells[i].shown().width()).max().unwrap_or(0);
+    let needed = table.columns.iter().enumerate().map(|(i, column)| {
+        let content = widest(i).max(column.heading.width());
+        BETWEEN + if column.align == Align::Right { content } else { content.min(NARROW_TEXT) }
+    });
+    needed.sum::<usize>() <= width
 }
 
 fn cells(row: &Row) -> Vec<View> {
@@ -86,7 +104,6 @@ fn loud(text: &str, colour: Colour) -> String {
 mod tests {
     use super::*;
     use crate::report::table::tests::sample;
-    use unicode_width::UnicodeWidthStr;
 
     const WIDE: Look = Look { width: None, colour: Colour::Plain };
 
@@ -117,6 +134,12 @@ a|b: no data
             assert!(narrow.contains(part), "{part}: {narrow}");
         }
         assert!(grid(&sample(), WIDE).lines().any(|line| line.width() > 40), "the same table is wider where there is room");
+    }
+
+    #[test]
+    fn a_table_that_cannot_fit_is_not_wrapped() {
+        let look = Look { width: Some(30), ..WIDE };
+        assert_eq!(render(&sample(), look), render(&sample(), WIDE));
     }
 
     #[test]

@@ -22,6 +22,7 @@ pub mod samples;
 pub mod scores;
 pub mod signature;
 pub mod spec;
+pub mod verdicts;
 
 use crate::engine::RequestId;
 use std::{

@@ -12,6 +12,7 @@ use super::{
     samples::{self, Sample},
     scores::{self, Scores},
     spec::{self, RunSpec},
+    verdicts::{self, Verdict},
 };
 use serde::{Deserialize, Serialize, de::DeserializeOwned};
 use std::{
@@ -28,6 +29,10 @@ pub const REQUESTS: &str = "requests.jsonl";
 pub const RESPONSES: &str = "responses.jsonl";
 /// A line a document.
 pub const SAMPLES: &str = "samples.jsonl";
+/// A line an executed program, where a task has programs.
+pub const VERDICTS: &str = "verdicts.jsonl";
+/// What held executed programs.
+pub const SANDBOX: &str = "sandbox.json";
 /// The numbers.
 pub const SCORES: &str = "scores.json";
 /// The table, for people.
@@ -163,6 +168,28 @@ impl RunDir {
         jsonl::read(&self.path.join(SAMPLES), samples::FORMAT)
     }
 
+    /// Reads `verdicts.jsonl`; empty where no program was executed.
+    ///
+    /// # Errors
+    /// When it cannot be read, or a line is corrupt or of a later format.
+    pub fn verdicts(&self) -> Result<Vec<Verdict>, ResultsError> {
+        let path = self.path.join(VERDICTS);
+        if path.exists() { jsonl::read(&path, verdicts::FORMAT) } else { Ok(Vec::new()) }
+    }
+
+    /// Reads `sandbox.json`, where there is one.
+    ///
+    /// # Errors
+    /// When it cannot be read or is not of its shape.
+    pub fn sandbox<T: DeserializeOwned>(&self) -> Result<Option<T>, ResultsError> {
+        let path = self.path.join(SANDBOX);
+        if !path.exists() {
+            return Ok(None);
+        }
+        let bytes = fs::read(&path).map_err(ResultsError::io("read", &path))?;
+        serde_json::from_slice(&bytes).map(Some).map_err(|e| ResultsError::corrupt(&path, None, e.to_string()))
+    }
+
     /// Reads `requests.jsonl`.
     ///
     /// # Errors
@@ -236,6 +263,24 @@ impl RunWriter {
         atomic::write(&self.dir.path.join(SAMPLES), |out| {
             samples.into_iter().try_for_each(|sample| jsonl::write_line(&mut *out, samples::FORMAT, sample))
         })
+    }
+
+    /// Replaces `verdicts.jsonl`.
+    ///
+    /// # Errors
+    /// When it cannot be written.
+    pub fn write_verdicts<'v>(&self, verdicts: impl IntoIterator<Item = &'v Verdict>) -> Result<(), ResultsError> {
+        atomic::write(&self.dir.path.join(VERDICTS), |out| {
+            verdicts.into_iter().try_for_each(|verdict| jsonl::write_line(&mut *out, verdicts::FORMAT, verdict))
+        })
+    }
+
+    /// Replaces `sandbox.json`.
+    ///
+    /// # Errors
+    /// When it cannot be written.
+    pub fn write_sandbox<T: Serialize>(&self, identity: &T) -> Result<(), ResultsError> {
+        self.write_json(SANDBOX, identity)
     }
 
     /// Replaces `scores.json`.

@@ -3,12 +3,25 @@
 //! `{"v":1,"task":"jemhopqa","doc_id":"jemhopqa/test/0","request":"<32 hex>","prompt_sha256":"<64 hex>","response":"...","answer":"...",
 //! "reference":["..."],"scores":{"char_f1":0.73},"failure":null,"notes":["near_tie"]}`
 
+use super::verdicts::Run;
 use crate::engine::{Note, RequestId};
 use serde::{Deserialize, Serialize};
 use std::collections::BTreeMap;
 
 /// Number of the `samples.jsonl` format.
 pub const FORMAT: u32 = 1;
+
+/// One executed sample.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+pub struct Program {
+    /// Key of its request.
+    pub request: RequestId,
+    /// Prompt and completion: the code without the tests.
+    pub code: String,
+    /// What became of it, in the original's words and its message.
+    #[serde(flatten)]
+    pub run: Run,
+}
 
 /// One document of one task.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
@@ -31,6 +44,9 @@ pub struct Sample {
     pub log_likelihoods: Vec<f64>,
     /// What was extracted from the text and scored, or the most probable choice; `null` when a request failed.
     pub answer: Option<String>,
+    /// Every sample of a document that is asked more than once, with its verdict where it was executed.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub programs: Vec<Program>,
     /// Accepted answers, or the right choice.
     pub reference: Vec<String>,
     /// Score by metric. A failed request has the score of a wrong answer.

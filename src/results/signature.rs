@@ -60,6 +60,8 @@ pub struct Parts<'a> {
     pub protocol_dtype: &'a str,
     /// What is done about the upstream defects of this task; `None` where it has none.
     pub defects: Option<Defects>,
+    /// Interpreter and level that executed programs, `py3.11.7-namespaces`; `None` where nothing was executed.
+    pub sandbox: Option<String>,
     /// Whether prompts were fitted to the model.
     pub window: Window,
     /// Whether all documents were asked.
@@ -93,6 +95,7 @@ pub fn signature(parts: &Parts<'_>) -> String {
         fields.push(format!("dtype:{}->{dtype}", canonical_dtype(parts.protocol_dtype)));
     }
     fields.extend(parts.defects.map(|d| format!("defects:{d}")));
+    fields.extend(parts.sandbox.as_ref().map(|s| format!("sandbox:{s}")));
     if parts.window == Window::Assumed {
         fields.push("fit:assumed".to_owned());
     }
@@ -141,6 +144,7 @@ mod tests {
             engine,
             protocol_dtype: "bfloat16",
             defects: None,
+            sandbox: None,
             window: Window::Known,
             coverage: Coverage::Full,
             off_protocol: &[],
@@ -159,13 +163,14 @@ mod tests {
         let marked = Parts {
             n: 40,
             defects: Some(Defects::Faithful),
+            sandbox: Some("py3.11.7-namespaces".into()),
             coverage: Coverage::Partial,
             off_protocol: &departures,
             purpose: Purpose::Demo,
             ..parts(&other)
         };
         let expected = format!(
-            "DEMO|swallow-202407|jemhopqa|shots:4|char_f1|n:40|task:3fa9c1|data:77b0e2|engine:llama-cpu-f32|dtype:bf16->f32|defects:faithful|\
+            "DEMO|swallow-202407|jemhopqa|shots:4|char_f1|n:40|task:3fa9c1|data:77b0e2|engine:llama-cpu-f32|dtype:bf16->f32|defects:faithful|sandbox:py3.11.7-namespaces|\
              partial|off-protocol:num_fewshot=2,temperature=1|v{version}"
         );
         assert_eq!(signature(&marked), expected);

@@ -1,11 +1,12 @@
 //! Asks an engine what the journal does not answer yet, and puts every outcome into the journal at once.
 
-use super::plan::PlannedTask;
+use super::{grade::GradeError, plan::PlannedTask};
 use crate::engine::{Engine, EngineError, Outcome, Request, RequestId, Sink, Stats};
 use crate::results::{
     ResultsError,
     journal::{Answers, Journal},
 };
+use crate::sandbox::SandboxError;
 use std::collections::BTreeSet;
 use std::ops::ControlFlow;
 use std::sync::atomic::AtomicBool;
@@ -44,9 +45,21 @@ pub enum AskError {
     /// The recorded journal cannot be read, so nothing was asked (exit code 2).
     #[error(transparent)]
     Recorded(ResultsError),
+    /// Programs cannot be executed (exit code 5).
+    #[error(transparent)]
+    Sandbox(SandboxError),
     /// The journal cannot be written (exit code 3).
     #[error(transparent)]
     Output(#[from] ResultsError),
+}
+
+impl From<GradeError> for AskError {
+    fn from(error: GradeError) -> Self {
+        match error {
+            GradeError::Sandbox(error) => AskError::Sandbox(error),
+            GradeError::Results(error) => AskError::Output(error),
+        }
+    }
 }
 
 /// What asking came to.

@@ -1,6 +1,7 @@
 //! The order of things. A run is [`plan`], then [`ask`], then [`score`]; this file reads as its contents page.
 
 pub mod ask;
+pub mod grade;
 pub mod merge;
 pub mod overrides;
 pub mod plan;
@@ -21,6 +22,7 @@ use crate::results::{
 };
 use crate::task::{Task, load::Suite};
 use ask::{AskError, Asking, Event};
+use grade::{Chosen, GradeError, Graded};
 use plan::Plan;
 use resources::Tools;
 use std::collections::BTreeMap;
@@ -92,6 +94,8 @@ pub struct Job<'j> {
     pub then: Then,
     /// What scoring needs.
     pub tools: &'j Tools,
+    /// What executes programs.
+    pub sandbox: Chosen<'j>,
 }
 
 /// The entries of `run.json` for the tasks of a plan.
@@ -113,7 +117,7 @@ pub fn task_specs(plan: &Plan) -> Vec<TaskSpec> {
 /// # Errors
 /// [`AskError`]: a refusal or a dead engine, or an output that became unwritable.
 pub fn execute(job: Job<'_>) -> Result<Finished, AskError> {
-    let Job { plan, mut spec, writer, engine, cancel, onlooker, then, tools } = job;
+    let Job { plan, mut spec, writer, engine, cancel, onlooker, then, tools, sandbox } = job;
     ask::check(&plan.tasks, engine)?;
     let asked: Vec<PlannedRequest> = plan.tasks.iter().flat_map(|t| t.asked.iter().cloned()).collect();
     let (mut journal, recovered) = writer.journal().map_err(AskError::Recorded)?;
@@ -137,7 +141,8 @@ pub fn execute(job: Job<'_>) -> Result<Finished, AskError> {
         return Ok(Finished { scores: None, cancelled: result.cancelled, failed, failure, documents, torn });
     }
     let tasks: Vec<Task> = plan.tasks.iter().map(|t| t.task.clone()).collect();
-    let scoring = Scoring { suite: &plan.suite, tasks: &tasks, spec: &spec, writer, then, tools };
+    let graded = grade::grade(&tasks, &asked, &answers, writer, sandbox, cancel)?;
+    let scoring = Scoring { graded: &graded, suite: &plan.suite, tasks: &tasks, spec: &spec, writer, then, tools };
     let mut finished = scoring.score(&asked, &answers)?;
     finished.torn = torn;
     Ok(finished)
@@ -156,7 +161,14 @@ fn keep_tokenizer(plan: &Plan, writer: &RunWriter, tools: &Tools) -> Result<(), 
 ///
 /// # Errors
 /// When a file of the run cannot be read or written.
-pub fn rescore(dir: &RunDir, suite: &Suite, tasks: &[Task], writer: &RunWriter, tools: &Tools) -> Result<Finished, ResultsError> {
+pub fn rescore(
+    dir: &RunDir,
+    suite: &Suite,
+    tasks: &[Task],
+    writer: &RunWriter,
+    tools: &Tools,
+    sandbox: Chosen<'_>,
+) -> Result<Finished, GradeError> {
     let spec = dir.spec()?;
     let asked = dir.requests()?;
     let recovered = dir.responses()?;
@@ -164,8 +176,10 @@ pub fn rescore(dir: &RunDir, suite: &Suite, tasks: &[Task], writer: &RunWriter, 
     // As when the run was made: a task that was not part of it has no metric to name.
     let of_run = |task: &&Task| spec.tasks.iter().any(|t| t.task == task.name);
     let tasks: Vec<Task> = tasks.iter().filter(of_run).cloned().collect();
-    let scoring = Scoring { suite, tasks: &tasks, spec: &spec, writer, then: Then::ScoreAndLog, tools };
-    let mut finished = scoring.score(&asked, &Answers::of(recovered.outcomes))?;
+    let answers = Answers::of(recovered.outcomes);
+    let graded = grade::grade(&tasks, &asked, &answers, writer, sandbox, &AtomicBool::new(false))?;
+    let scoring = Scoring { graded: &graded, suite, tasks: &tasks, spec: &spec, writer, then: Then::ScoreAndLog, tools };
+    let mut finished = scoring.score(&asked, &answers)?;
     finished.torn = torn;
     Ok(finished)
 }
@@ -178,12 +192,13 @@ struct Scoring<'s> {
     writer: &'s RunWriter,
     then: Then,
     tools: &'s Tools,
+    graded: &'s Graded,
 }
 
 impl Scoring<'_> {
     /// Scores every task in the suite's order, explains the columns without a number, writes `samples.jsonl` and `scores.json`.
     fn score(&self, asked: &[PlannedRequest], answers: &Answers) -> Result<Finished, ResultsError> {
-        let Scoring { suite, tasks, spec, writer, then, tools } = *self;
+        let Scoring { suite, tasks, spec, writer, then, tools, graded } = *self;
         let purpose = if spec.demo { Purpose::Demo } else { Purpose::Measurement };
         let mut scored: BTreeMap<&str, TaskScore> = BTreeMap::new();
         let mut samples: Vec<Sample> = Vec::new();
@@ -191,7 +206,7 @@ impl Scoring<'_> {
             let name = &requests[0].task;
             let task = tasks.iter().find(|t| t.name == *name);
             let Some((task, task_spec)) = task.zip(spec.tasks.iter().find(|t| t.task == *name)) else { continue };
-            let around = score::Circumstances { spec: task_spec, engine: &spec.engine, purpose, defects: spec.defects, tools };
+            let around = score::Circumstances { spec: task_spec, engine: &spec.engine, purpose, defects: spec.defects, tools, graded };
             let (score, of_task) = score::score_task(task, requests, answers, around);
             scored.insert(&task.name, score);
             samples.extend(of_task);

@@ -3,7 +3,7 @@
 use super::overrides::{self, Override};
 use crate::answer;
 use crate::dataset::Record;
-use crate::engine::{AnswerForm, ModelFacts, Request, RequestKind};
+use crate::engine::{AnswerForm, Decode, ModelFacts, Request, RequestKind};
 use crate::metric::Reference;
 use crate::prompt::{
     fewshot::{self, Drawn},
@@ -289,12 +289,24 @@ impl Asking<'_> {
             requests::PromptError::Task(e) => e.into(),
             requests::PromptError::Fit(e) => self.unfit(e),
         })?;
-        Ok(made.into_iter().map(|request| overrides::apply(request, &self.selection.generation)).collect())
+        let keeps_specials =
+            self.selection.defects == Defects::Faithful && self.task.file.request.defects.contains(&Defect::ForeignEndTokens);
+        let made = made.into_iter().map(|request| if keeps_specials { with_specials(request) } else { request });
+        Ok(made.map(|request| overrides::apply(request, &self.selection.generation)).collect())
     }
 
     fn unfit(&self, cause: fit::FitError) -> PlanError {
         PlanError::Unfit { task: self.task.name.clone(), cause }
     }
+}
+
+/// [`Defect::ForeignEndTokens`]: the same request, answered with its special tokens.
+fn with_specials(request: Request) -> Request {
+    let mut kind = request.kind;
+    if let RequestKind::Generate(generate) = &mut kind {
+        generate.rules.decode = Decode::WithSpecials;
+    }
+    Request::new(kind)
 }
 
 /// The same request, answered up to the end token or the limit, whatever stop string comes.

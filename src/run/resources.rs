@@ -31,7 +31,7 @@ pub struct Tools {
 #[derive(Debug, thiserror::Error)]
 pub enum ToolError {
     /// The tokenizer is not at hand (exit code 5).
-    #[error("task '{task}' is scored on the evaluated model's own tokens, and its tokenizer is not at hand")]
+    #[error("task '{task}' counts the evaluated model's own tokens, and its tokenizer is not at hand")]
     NoTokenizer {
         /// Task name.
         task: String,
@@ -156,10 +156,12 @@ impl Tools {
 /// What scoring a task needs.
 pub fn needs(task: &Task) -> Vec<Need> {
     let of_metrics = task.file.metrics.iter().filter_map(|name| metric::by_name(name)).flat_map(|m| m.needs().iter().copied());
-    let of_defects = task.file.request.defects.iter().map(|defect| match defect {
-        Defect::LostTokens => Need::ModelTokenizer,
+    let of_defects = task.file.request.defects.iter().filter_map(|defect| match defect {
+        Defect::LostTokens => Some(Need::ModelTokenizer),
+        Defect::ForeignEndTokens => None,
     });
-    let mut needs: Vec<Need> = of_metrics.chain(of_defects).collect();
+    let of_limits = task.file.request.max_total_tokens.map(|_| Need::ModelTokenizer);
+    let mut needs: Vec<Need> = of_metrics.chain(of_defects).chain(of_limits).collect();
     needs.sort_unstable();
     needs.dedup();
     needs

@@ -1,10 +1,16 @@
 //! Everything right of the journal: answers, scores, aggregates. A function of the run directory's content that can be repeated at will.
 
-use super::resources::Tools;
-use crate::answer::{self, Answer, lost_tokens};
-use crate::engine::{EndTokens, Generate, Generated, Identity, Note, Output, Request, RequestKind};
-use crate::metric::{self, Evidence, Metric, Reference, Resources, Score, accuracy, aggregate, parts};
-use crate::prompt::requests::stops;
+mod document;
+
+pub(super) use document::program;
+
+use super::{
+    grade::{self, Graded},
+    resources::Tools,
+};
+use crate::answer;
+use crate::engine::{EndTokens, Identity, Note};
+use crate::metric::{self, Metric, Score, aggregate, parts};
 use crate::results::{
     journal::Answers,
     requests::PlannedRequest,
@@ -13,9 +19,9 @@ use crate::results::{
     signature::{Coverage, Parts, Purpose, Window, signature},
     spec::{Defects, TaskSpec},
 };
+use crate::sandbox;
 use crate::task::{Step, Task, Whole, load::PROTOCOL};
 use rayon::prelude::*;
-use sha2::{Digest, Sha256};
 use std::collections::{BTreeMap, BTreeSet};
 
 /// What the score of a task depends on besides its answers.
@@ -31,10 +37,12 @@ pub struct Circumstances<'c> {
     pub defects: Defects,
     /// Tokenizer, segmenter.
     pub tools: &'c Tools,
+    /// Verdicts on programs.
+    pub graded: &'c Graded,
 }
 
 /// One number of a task: a metric over one reading of the answer.
-struct Number<'t> {
+pub(in crate::run) struct Number<'t> {
     /// The metric's name, and behind a comma the reading's where it is not the headline's.
     name: String,
     metric: &'static dyn Metric,
@@ -58,7 +66,7 @@ pub fn score_task(task: &Task, asked: &[PlannedRequest], answers: &Answers, arou
     let documents: Vec<&[PlannedRequest]> = asked.chunk_by(|a, b| a.doc_id == b.doc_id).collect();
     // Word segmentation takes long enough to be worth every core; the order stays.
     let scored: Vec<(Sample, Vec<Score>)> = around.tools.with(|resources| {
-        documents.par_iter().map(|document| score_document(task, document, answers, &numbers, around.tools, resources)).collect()
+        documents.par_iter().map(|document| document::score(task, document, answers, &numbers, around, resources)).collect()
     });
     for (sample, of_document) in scored {
         for (number, score) in numbers.iter().zip(of_document) {
@@ -68,126 +76,6 @@ pub fn score_task(task: &Task, asked: &[PlannedRequest], answers: &Answers, arou
     }
     let score = aggregate_task(task, &numbers, &samples, &scores, around);
     (score, samples)
-}
-
-/// One document: its sample and its scores, one a number. A failed request has the score of an empty answer, and is marked.
-fn score_document(
-    task: &Task,
-    document: &[PlannedRequest],
-    answers: &Answers,
-    numbers: &[Number<'_>],
-    tools: &Tools,
-    resources: &Resources<'_>,
-) -> (Sample, Vec<Score>) {
-    let PlannedRequest { doc_id, group, reference, right, request, .. } = &document[0];
-    let response = generated(answers, request);
-    let answered = answered(task, document, answers, tools);
-    let failure = match &answered {
-        Some(_) => None,
-        None => Some(
-            document.iter().find_map(|asked| answers.failures.get(&asked.request.id)).map_or("not asked yet", |f| &f.message).to_owned(),
-        ),
-    };
-    let compared = Reference { texts: reference.iter().map(|text| answer::comparable(task, text)).collect(), right: *right };
-    let scores: Vec<Score> = numbers
-        .iter()
-        .map(|number| {
-            let evidence = answered.as_ref().map(|answered| answered.evidence(task, number.steps)).unwrap_or_default();
-            number.metric.score(resources, &compared, &evidence)
-        })
-        .collect();
-    let names = || numbers.iter().map(|number| number.name.clone());
-    let sample = Sample {
-        task: task.name.clone(),
-        doc_id: doc_id.clone(),
-        group: (!group.is_empty()).then(|| group.clone()),
-        request: request.id.clone(),
-        prompt_sha256: prompt_sha256(&request.kind),
-        response: response.map(|r| r.text.clone()),
-        answer: answered.as_ref().and_then(|answered| answered.shown(task, reference)),
-        reference: right.and_then(|right| reference.get(right)).map_or_else(|| reference.clone(), |right| vec![right.clone()]),
-        scores: names().zip(scores.iter().map(|s| s.value)).collect(),
-        stats: names().zip(scores.iter().map(|s| s.stats.clone())).filter(|(_, stats)| !stats.is_empty()).collect(),
-        failure,
-        notes: response.map(|r| r.notes.clone()).unwrap_or_default(),
-        log_likelihoods: answered.map(|answered| answered.log_likelihoods).unwrap_or_default(),
-    };
-    (sample, scores)
-}
-
-/// Every answer to what a document was asked.
-struct Answered {
-    /// The text the protocol's harness had, where one was asked for.
-    text: Option<String>,
-    /// Log-likelihoods of every continuation, in the order in which they were asked for.
-    log_likelihoods: Vec<f64>,
-}
-
-/// `None` where an answer is missing.
-fn answered(task: &Task, document: &[PlannedRequest], answers: &Answers, tools: &Tools) -> Option<Answered> {
-    let mut all = Answered { text: None, log_likelihoods: Vec::new() };
-    for planned in document {
-        match (&planned.request.kind, answers.responses.get(&planned.request.id).map(|r| &r.output)) {
-            // The answer beside it decides what is left of the first one; it is read there.
-            (RequestKind::Generate(_), _) if all.text.is_some() => {}
-            (RequestKind::Generate(asked), _) => all.text = Some(decoded(task, asked, document, answers, tools)?),
-            (RequestKind::LogLikelihood(_), Some(Output::LogLikelihoods { continuations })) => {
-                all.log_likelihoods.extend(continuations.iter().map(|one| one.logprob));
-            }
-            (RequestKind::LogLikelihood(_), _) => return None,
-        }
-    }
-    Some(all)
-}
-
-impl Answered {
-    /// What a metric gets.
-    fn evidence(&self, task: &Task, steps: &[Step]) -> Vec<Evidence> {
-        let text = self.text.as_ref().map(|text| Evidence::Text(answer::comparable(task, &answer::steps::apply(steps, text))));
-        let scored = (!self.log_likelihoods.is_empty()).then(|| Evidence::LogLikelihoods(self.log_likelihoods.clone()));
-        text.into_iter().chain(scored).collect()
-    }
-
-    /// The answer a reader is shown: the extracted text, or the most probable choice.
-    fn shown(&self, task: &Task, choices: &[String]) -> Option<String> {
-        match &self.text {
-            Some(text) => {
-                let Answer::Text(answer) = answer::extract(task, text);
-                Some(answer)
-            }
-            None => choices.get(accuracy::chosen(&self.log_likelihoods)?).cloned(),
-        }
-    }
-}
-
-fn generated<'a>(answers: &'a Answers, request: &Request) -> Option<&'a Generated> {
-    match answers.responses.get(&request.id).map(|r| &r.output) {
-        Some(Output::Generated(generated)) => Some(generated),
-        _ => None,
-    }
-}
-
-/// The text the protocol's harness had; `None` where an answer that it depends on is not there.
-fn decoded(task: &Task, asked: &Generate, document: &[PlannedRequest], answers: &Answers, tools: &Tools) -> Option<String> {
-    let own = generated(answers, &document[0].request)?;
-    if document[0].lost_tokens == 0 {
-        return Some(answer::decoded(asked, own));
-    }
-    let tokenizer = tools.tokenizer.as_deref()?;
-    let filler = tokenizer.eos_id()?;
-    let ids = own.token_ids.as_deref()?;
-    let beside = match document.get(1) {
-        Some(beside) => Some(generated(answers, &beside.request)?.token_ids.as_deref()?),
-        None => None,
-    };
-    let stops = stops(&task.file.request, tokenizer.special_token("eos_token"));
-    let batch = lost_tokens::Batch { own: ids, beside, max_new: asked.max_new_tokens as usize, filler };
-    let text = lost_tokens::rest(ids, batch.new_tokens(&stops, tokenizer), document[0].lost_tokens as usize, filler, tokenizer);
-    Some(answer::cleaned_and_cut(&text, asked.rules.cleanup, &stops))
-}
-
-fn prompt_sha256(kind: &RequestKind) -> String {
-    Sha256::digest(kind.text()).iter().map(|b| format!("{b:02x}")).collect()
 }
 
 fn aggregate_task(
@@ -249,6 +137,7 @@ fn sign(task: &Task, n: u64, departures: &[String], around: Circumstances<'_>) -
         window: window(task, around.engine),
         coverage: if n < around.spec.documents_in_full { Coverage::Partial } else { Coverage::Full },
         off_protocol: departures,
+        sandbox: grade::executes(task).then(|| around.graded.sandbox().map(sandbox::Identity::short)).flatten(),
         purpose: around.purpose,
     })
 }

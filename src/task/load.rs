@@ -185,8 +185,11 @@ pub fn from_text(name: &str, text: &str, path: &str) -> Result<Task, TaskError> 
 fn possible(file: &TaskFile) -> Result<(), String> {
     let (request, document) = (&file.request, &file.document);
     let chooses = request.kind == RequestKindName::Choose;
-    if !chooses && request.max_new_tokens == 0 {
-        return Err("request.max_new_tokens is 0; at least 1 is needed".into());
+    if !chooses && request.max_new_tokens == 0 && request.max_total_tokens.is_none_or(|total| total == 0) {
+        return Err("request.max_new_tokens is 0; at least 1 is needed, or request.max_total_tokens".into());
+    }
+    if request.samples == 0 {
+        return Err("request.samples is 0; at least 1 is needed".into());
     }
     if chooses != document.choices.is_some() || chooses != document.right.is_some() {
         return Err("request.kind = \"choose\" needs document.choices and document.right, and only it has them".into());

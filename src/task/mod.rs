@@ -63,6 +63,9 @@ pub struct TaskFile {
     /// Other ways to read an answer out of the same response.
     #[serde(default)]
     pub readings: Vec<Reading>,
+    /// What is done with an answer before it is scored.
+    #[serde(default)]
+    pub grade: Grade,
     /// Metrics to compute, by name.
     pub metrics: Vec<String>,
     /// The metric that stands in the table.
@@ -96,10 +99,26 @@ pub enum Whole {
     OfParts,
 }
 
+/// What is done with an answer before it is scored.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum Grade {
+    /// Nothing: its text is compared.
+    #[default]
+    Compare,
+    /// Prompt, answer and the document's gold are one program, which the sandbox executes.
+    Execute,
+}
+
 /// Shot and document order: a closed list, each named after what it reproduces.
 #[derive(Clone, Debug, Deserialize)]
 #[serde(tag = "rule", rename_all = "snake_case", deny_unknown_fields)]
 pub enum Arrange {
+    /// Documents in file order, no shots.
+    FileOrder {
+        /// Split that is evaluated.
+        eval: String,
+    },
     /// llm-jp-eval v1.3.0: documents in file order; shots are the first of the training records shuffled by `random.seed(seed)`.
     LlmJpEval {
         /// Split that is evaluated.
@@ -220,15 +239,25 @@ pub struct DocumentRule {
     pub universal_newlines: bool,
 }
 
+fn once() -> u32 {
+    1
+}
+
 /// What is asked of the engine for each document.
 #[derive(Clone, Debug, Deserialize)]
 #[serde(deny_unknown_fields)]
 pub struct RequestRule {
     /// Kind of request.
     pub kind: RequestKindName,
-    /// Limit, in tokens of the evaluated model.
+    /// Limit, in tokens of the evaluated model; not given where `max_total_tokens` is.
     #[serde(default)]
     pub max_new_tokens: u32,
+    /// Limit of prompt and answer together, special tokens counted. The prompt's tokens are counted before it is asked.
+    #[serde(default)]
+    pub max_total_tokens: Option<u32>,
+    /// How often each document is asked. Only a sampled answer differs from time to time.
+    #[serde(default = "once")]
+    pub samples: u32,
     /// What stands between the prompt and a choice, and is scored with the choice.
     #[serde(default)]
     pub delimiter: String,
@@ -290,6 +319,9 @@ pub enum Defect {
     /// JP harness `models/huggingface.py:509-532` with `utils.py:124-141`: prompts are answered in pairs of neighbours by length; where the
     /// longer prompt was cut, as many new tokens of both answers are lost as tokens were cut.
     LostTokens,
+    /// bigcode-evaluation-harness `utils.py:378-380`: answers are decoded with special tokens, and only the tokenizer's own end token is cut.
+    /// Another one stays as text, and the program is a syntax error.
+    ForeignEndTokens,
 }
 
 /// Who sets the repetition penalty.

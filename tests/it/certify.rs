@@ -5,9 +5,10 @@ use serde_json::Value;
 use std::collections::BTreeSet;
 use std::fs;
 use std::path::{Path, PathBuf};
-use swallow_eval::certify::{self, Inputs, report::Folder};
+use swallow_eval::certify::{self, Inputs, report::Folder, source::CertifyError};
 use swallow_eval::dataset::{manifest::Manifest, store::Store};
 use swallow_eval::run::resources;
+use swallow_eval::sandbox::{Options, Sandbox};
 
 /// Goldens written by us.
 pub(crate) fn committed() -> PathBuf {
@@ -22,7 +23,8 @@ pub(crate) fn replay(dir: &Path, store: Option<&Store>) -> certify::Report {
     let data: Option<certify::llm_jp::Data<'_>> = if store.is_some() { Some(&records) } else { None };
     let words = store.and_then(|store| resources::nagisa(store, &|_| {}).ok());
     let segment: Option<certify::Words<'_>> = words.as_ref().map(|words| &**words as _);
-    certify::run(dir, &Inputs { data, segment, progress: &|_| {} }).unwrap_or_else(|e| panic!("{}: {e}", dir.display()))
+    certify::run(dir, &Inputs { data, segment, programs: &programs, progress: &|_| {} })
+        .unwrap_or_else(|e| panic!("{}: {e}", dir.display()))
 }
 
 fn assert_certified(report: &certify::Report) {
@@ -63,7 +65,9 @@ fn recorded_goldens() {
 fn what_is_not_understood_is_an_error() {
     let dir = tempfile::tempdir().unwrap();
     let run = |path: &Path| {
-        certify::run(path, &Inputs { data: None, segment: None, progress: &|_| {} }).map(|r| r.rows()).map_err(|e| e.to_string())
+        certify::run(path, &Inputs { data: None, segment: None, programs: &programs, progress: &|_| {} })
+            .map(|r| r.rows())
+            .map_err(|e| e.to_string())
     };
     assert!(run(&dir.path().join("nothing")).unwrap_err().contains("is missing"));
     assert!(run(dir.path()).unwrap_err().contains("is not a golden folder"));
@@ -375,4 +379,10 @@ fn every_change_in_a_folder_of_the_jp_harness_is_seen() {
         fields.extend([field("requests.jsonl", asked, "doc"), field("requests.jsonl", gold, "doc (gold)")]);
         check_every_field("ja-harness", folder, Some(&Store::samples()), &fields);
     }
+}
+
+fn programs() -> Result<Sandbox, CertifyError> {
+    let mut options = Options::new(env!("CARGO_BIN_EXE_swallow-eval").into());
+    options.python = std::env::var_os("SWALLOW_EVAL_PYTHON").map(Into::into);
+    Sandbox::choose(&options).map_err(CertifyError::Sandbox)
 }

@@ -139,6 +139,7 @@ fn add(
         log_likelihoods: Vec::new(),
         response: Some(response.into()),
         answer: Some(answer.into()),
+        programs: vec![],
         reference: vec![reference.into()],
         scores: BTreeMap::from([("exact_match".to_owned(), score)]),
         stats: BTreeMap::new(),

@@ -33,4 +33,5 @@ mod models;
 mod records;
 mod results;
 mod runs;
+mod sandbox;
 mod support;

@@ -9,8 +9,9 @@ mod winograd;
 mod xml;
 
 use super::{DatasetError, Record};
+use flate2::read::GzDecoder;
 use serde::Deserialize;
-use std::path::Path;
+use std::{io::Read, path::Path};
 
 /// A file format, as a manifest says it.
 #[derive(Clone, Debug, PartialEq, Deserialize)]
@@ -24,6 +25,8 @@ pub enum Reader {
     },
     /// An object a line.
     Jsonl,
+    /// The same, compressed by gzip.
+    JsonlGz,
     /// SQuAD 1.1: `data[].paragraphs[].qas[]`, flattened in file order to records of `title`, `context` and the question's own fields.
     Squad,
     /// TriviaQA: `Data[]` to records with the names of the hub's data set (`question`, `question_id`, `answer` with `value` and `aliases`),
@@ -121,6 +124,7 @@ pub fn records(reader: &Reader, content: &[u8], path: &Path) -> Result<Vec<Recor
     let records = match reader {
         Reader::Json { at } => json::array(content, at.as_deref()),
         Reader::Jsonl => json::lines(content),
+        Reader::JsonlGz => gunzip(content).and_then(|text| json::lines(&text)),
         Reader::Squad => json::squad(content),
         Reader::Trivia => json::trivia(content),
         Reader::Exemplars { count } => exemplars::records(content, *count),
@@ -133,6 +137,18 @@ pub fn records(reader: &Reader, content: &[u8], path: &Path) -> Result<Vec<Recor
         Reader::Xml { record, id, text, list } => xml::records(content, &xml::Shape { record, id, text, list }),
     };
     records.map_err(|Broken { place, cause }| DatasetError::Format { path: path.to_owned(), place, cause })
+}
+
+fn gunzip(content: &[u8]) -> Result<Vec<u8>, Broken> {
+    let mut text = Vec::new();
+    // Far beyond any data set of a benchmark; a small file must not fill the memory.
+    const LIMIT: u64 = 1 << 30;
+    let read = GzDecoder::new(content).take(LIMIT + 1).read_to_end(&mut text);
+    match read {
+        Ok(n) if n as u64 > LIMIT => Err(Broken::at("the whole file", format!("it unpacks to more than {LIMIT} bytes"))),
+        Ok(_) => Ok(text),
+        Err(e) => Err(Broken::at("the whole file", format!("it is damaged, or no gzip file: {e}"))),
+    }
 }
 
 /// Puts the values of [`Reader::Lines`] into records under the name of their field; the first file makes the records.

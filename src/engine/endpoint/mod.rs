@@ -25,7 +25,9 @@ pub use capabilities::{
 };
 pub use retry::Backoff;
 
-use super::{AnswerForm, Bos, Engine, EngineError, Generate, Identity, LogLikelihood, ModelFacts, Request, RequestKind, Sink, Stats};
+use super::{
+    AnswerForm, Bos, Decode, Engine, EngineError, Generate, Identity, LogLikelihood, ModelFacts, Request, RequestKind, Sink, Stats,
+};
 use crate::text::tokenizer::Special;
 use balance::Pool;
 use serve::Asker;
@@ -192,6 +194,12 @@ fn refusal(request: &Request, capabilities: &Capabilities, facts: &ModelFacts) -
     if generate.rules.form == AnswerForm::TokenIds {
         return Some(EngineError::with_hint(
             "the task reproduces an upstream defect on token ids, and a server gives text",
+            "--defects clean asks it without the defect, or run this task in-process",
+        ));
+    }
+    if generate.rules.decode == Decode::WithSpecials {
+        return Some(EngineError::with_hint(
+            "the task reproduces an upstream defect that shows in the text of end tokens, and a server leaves them out",
             "--defects clean asks it without the defect, or run this task in-process",
         ));
     }

@@ -130,10 +130,11 @@ pub fn cut_left(context: &mut Vec<u32>, continuation: &mut Vec<u32>, window: usi
     continuation.drain(..excess - from_context);
 }
 
-/// Text of new tokens, special tokens skipped.
+/// Text of new tokens.
 pub fn answer(tokenizer: &Tokenizer, prompt: &[u32], new: &[u32], decode: Decode) -> String {
     match decode {
         Decode::Alone => tokenizer.decode(new, Specials::Skip),
+        Decode::WithSpecials => tokenizer.decode(new, Specials::Keep),
         Decode::AfterPrompt => {
             // As transformers' text-generation pipeline cuts: by the number of characters of the decoded prompt.
             let cut = tokenizer.decode(prompt, Specials::Skip).chars().count();

@@ -9,7 +9,7 @@ pub mod steps;
 
 use crate::engine::{Cleanup, Generate, Generated};
 use crate::metric::Reference;
-use crate::task::{Task, document::Document};
+use crate::task::{Step, Task, document::Document};
 use crate::text::{cleanup::clean_up_tokenization, stop::cut_at_stop};
 use serde_json::Value;
 
@@ -38,14 +38,29 @@ pub fn extract(task: &Task, text: &str) -> Answer {
     Answer::Text(steps::apply(&task.file.answer, text))
 }
 
-/// What a right answer to the document looks like. Where a judge decides, these are the reference answers it sees, turn by turn.
+/// The ways to read an answer, the headline's first; each with the name that its numbers carry behind the metric's.
+pub fn readings(task: &Task) -> Vec<(Option<&str>, &[Step])> {
+    let others = task.file.readings.iter().map(|reading| (Some(reading.name.as_str()), reading.answer.as_slice()));
+    [(None, task.file.answer.as_slice())].into_iter().chain(others).collect()
+}
+
+/// A text as it is compared: answers and references both.
+pub fn comparable(task: &Task, text: &str) -> String {
+    steps::apply(&task.file.compare, text)
+}
+
+/// What a right answer to the document looks like, before [`comparable`]. Where a judge decides, these are the reference answers it sees, turn
+/// by turn.
 pub fn reference(task: &Task, document: &Document) -> Reference {
     if let Some(judge) = &task.file.judge {
         let turns =
             document.fields.get("reference_turns").and_then(Value::as_array).filter(|_| judge.with_reference.contains(&document.group));
-        return Reference { texts: turns.into_iter().flatten().filter_map(Value::as_str).map(str::to_owned).collect() };
+        return Reference::of(turns.into_iter().flatten().filter_map(Value::as_str));
     }
-    Reference { texts: vec![steps::apply(&task.file.document.reference, &document.gold)] }
+    if document.choices.is_empty() {
+        return Reference::of(document.golds.iter().map(|gold| steps::apply(&task.file.document.reference, gold)));
+    }
+    Reference { texts: document.choices.iter().map(|choice| choice.label.clone()).collect(), right: document.right }
 }
 
 #[cfg(test)]

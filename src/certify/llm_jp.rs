@@ -349,7 +349,7 @@ pub fn metrics_folder(folder: &Path, task: &Task) -> Result<Folder, CertifyError
     for row in pairs.rows()? {
         pairs.only_keys(&row.fields, &["id", "response", "gold", "extracted", "reference", "scores"], Some(row.line))?;
         let gold = pairs.text_of(&row.fields, "gold", Some(row.line))?;
-        let reference = Reference { texts: vec![answer::steps::apply(&task.file.document.reference, gold)] };
+        let reference = Reference::of([answer::steps::apply(&task.file.document.reference, gold)]);
         report.rows += 1;
         n += 1;
         check_scoring(&mut report, &pairs, &row, task, &reference, &mut scores)?;

@@ -4,6 +4,7 @@
 
 mod asked;
 pub mod code;
+pub mod en_harness;
 pub mod jmt_bench;
 pub mod jp_harness;
 pub mod llm_jp;
@@ -13,14 +14,12 @@ pub mod pyrandom;
 pub mod report;
 pub mod sandbox;
 pub mod source;
+pub mod tokens;
 
 use crate::task::{Task, load};
 use report::Folder;
 use source::{CertifyError, entries};
 use std::path::Path;
-
-/// Kinds whose tasks are not part of this version.
-const NOT_BUILT: [&str; 2] = ["en-harness", "tokenizer"];
 
 /// Recorded exchanges and export targets: fixtures of other tests, never replayed.
 const FIXTURES: [&str; 3] = ["endpoints", "lm_eval_export", "swallow_export"];
@@ -30,13 +29,17 @@ const FIXTURES: [&str; 3] = ["endpoints", "lm_eval_export", "swallow_export"];
 pub struct Report {
     /// One entry a folder replayed.
     pub folders: Vec<Folder>,
-    /// Folders and files that hold goldens of tasks this version does not have.
-    pub not_built: Vec<String>,
     /// Folders of fixtures.
     pub fixtures: Vec<String>,
 }
 
 impl Report {
+    /// Adds what another replay did.
+    pub fn extend(&mut self, other: Report) {
+        self.folders.extend(other.folders);
+        self.fixtures.extend(other.fixtures);
+    }
+
     /// Rows over all folders.
     pub fn rows(&self) -> u64 {
         self.folders.iter().map(|f| f.rows).sum()
@@ -80,20 +83,21 @@ pub fn run(dir: &Path, inputs: &Inputs<'_>) -> Result<Report, CertifyError> {
     let name = dir_name(dir);
     let parent = dir.canonicalize().ok().and_then(|d| d.parent().map(dir_name)).unwrap_or_default();
     match (name.as_str(), parent.as_str()) {
-        (kind, _) if NOT_BUILT.contains(&kind) || FIXTURES.contains(&kind) => return Err(CertifyError::NotBuilt { kind: name }),
-        (kind, _) if is_built(kind) => replay_kind(&mut report, kind, dir, inputs)?,
-        (_, kind) if is_built(kind) => replay_one(&mut report, kind, dir, inputs)?,
-        (_, kind) if NOT_BUILT.contains(&kind) => return Err(CertifyError::NotBuilt { kind: parent }),
+        (kind, _) if FIXTURES.contains(&kind) => return Err(CertifyError::Fixture { kind: name }),
+        (kind, _) if is_replayed(kind) => replay_kind(&mut report, kind, dir, inputs)?,
+        (_, kind) if is_replayed(kind) => replay_one(&mut report, kind, dir, inputs)?,
         _ => replay_root(&mut report, dir, inputs)?,
     }
-    if report.folders.is_empty() && report.not_built.is_empty() {
+    if report.folders.is_empty() {
         return Err(CertifyError::UnknownFolder { path: dir.to_owned() });
     }
     Ok(report)
 }
 
-fn is_built(kind: &str) -> bool {
-    matches!(kind, "code" | "sandbox" | "ja-harness" | "ja-llmjp" | "jmt-bench" | "metrics" | "models" | "pyrandom")
+fn is_replayed(kind: &str) -> bool {
+    const KINDS: [&str; 10] =
+        ["code", "en-harness", "ja-harness", "ja-llmjp", "jmt-bench", "metrics", "models", "pyrandom", "sandbox", "tokenizer"];
+    KINDS.contains(&kind)
 }
 
 fn dir_name(dir: &Path) -> String {
@@ -105,9 +109,8 @@ fn replay_root(report: &mut Report, root: &Path, inputs: &Inputs<'_>) -> Result<
     for name in entries(root)? {
         let path = root.join(&name);
         match name.as_str() {
-            kind if is_built(kind) => replay_kind(report, kind, &path, inputs)?,
+            kind if is_replayed(kind) => replay_kind(report, kind, &path, inputs)?,
             kind if FIXTURES.contains(&kind) => report.fixtures.push(name),
-            kind if NOT_BUILT.contains(&kind) => report.not_built.push(name),
             _ => return Err(CertifyError::UnknownFolder { path }),
         }
     }
@@ -118,6 +121,11 @@ fn replay_kind(report: &mut Report, kind: &str, dir: &Path, inputs: &Inputs<'_>)
     match kind {
         "pyrandom" => return replay_pyrandom(report, dir, inputs),
         "metrics" => return replay_metrics(report, dir, inputs),
+        "tokenizer" => {
+            (inputs.progress)("tokenizer");
+            report.folders.push(tokens::folder(dir)?);
+            return Ok(());
+        }
         "sandbox" => {
             (inputs.progress)("sandbox");
             report.folders.push(sandbox::folder(dir, inputs.programs)?);
@@ -156,6 +164,15 @@ fn replay_one(report: &mut Report, kind: &str, path: &Path, inputs: &Inputs<'_>)
         ("models", _) => models::folder(path)?,
         ("code", "answer_ratio" | "pass_at_k") => code::formulas(path)?,
         ("code", task) => code::task_folder(path, find(&load::embedded()?, task, path)?, inputs.programs)?,
+        ("en-harness", en_harness::units::UNITS) => en_harness::units::folder(path, &load::embedded()?)?,
+        ("en-harness", folder) => {
+            let tasks = load::embedded()?;
+            let task = find(&tasks, folder, path)?;
+            if !en_harness::is_of_harness(task) {
+                return Err(CertifyError::UnknownFolder { path: path.to_owned() });
+            }
+            en_harness::task_folder(path, task, inputs)?
+        }
         ("ja-harness", folder) => jp_harness::task_folder(path, find_by_folder(&load::embedded()?, folder, path)?, inputs)?,
         ("jmt-bench", _) => jmt_bench::folder(path, &name, find(&load::embedded()?, "japanese_mt_bench", path)?)?,
         ("ja-llmjp", "_metrics") => llm_jp::metrics_folder(path, find(&load::embedded()?, "jemhopqa", path)?)?,

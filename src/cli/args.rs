@@ -95,8 +95,8 @@ pub struct ScoreArgs {
 /// Flags of `certify`.
 #[derive(Clone, Debug, Args)]
 pub struct CertifyArgs {
-    /// A golden folder, or a folder of them; the committed, self-written goldens unless given
-    pub dir: Option<PathBuf>,
+    /// Golden folders, or folders of them; the committed, self-written goldens unless given
+    pub dirs: Vec<PathBuf>,
     /// How programs are executed
     #[command(flatten)]
     pub programs: SandboxArgs,

@@ -11,12 +11,16 @@ use super::{
 use crate::dataset::{
     DatasetError, Network,
     archive::{self, Contents, Gaps},
-    manifest::{Form, Manifest},
+    manifest::{DataFile, Form, Manifest},
     store::{Place, Store, StoreOptions},
 };
 use clap::Subcommand;
 use indicatif::DecimalBytes;
-use std::{collections::BTreeSet, fmt::Write as _, path::PathBuf};
+use std::{
+    collections::{BTreeMap, BTreeSet},
+    fmt::Write as _,
+    path::PathBuf,
+};
 
 /// `data` and what follows it. Without names, every data set is meant.
 #[derive(Clone, Debug, Subcommand)]
@@ -119,7 +123,9 @@ fn list() -> Verdict {
 fn size(store: &Store, manifest: &Manifest) -> String {
     let Some(form) = nearest(store, manifest) else { return String::new() };
     let at_hand = |file| Some(store.locate(file)?.1.metadata().ok()?.len());
-    let sizes: Vec<Option<u64>> = form.files.iter().map(|file| file.bytes.or_else(|| at_hand(file))).collect();
+    // An archive stands in the list once for each of its members.
+    let paths: BTreeMap<&str, &DataFile> = form.files.iter().map(|file| (file.path.as_str(), file)).collect();
+    let sizes: Vec<Option<u64>> = paths.values().map(|file| file.bytes.or_else(|| at_hand(file))).collect();
     let known = DecimalBytes(sizes.iter().flatten().sum()).to_string();
     if sizes.iter().all(Option::is_some) { known } else { format!("> {known}") }
 }

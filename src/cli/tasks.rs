@@ -9,6 +9,7 @@ use super::{
 };
 use crate::{
     dataset::store::Store,
+    engine::llama::encode::scored_pair,
     engine::{Bos, ModelFacts, RequestKind},
     results::{requests::PlannedRequest, spec::Defects},
     run::plan::{self, Selection, SkipMissing},
@@ -84,21 +85,45 @@ fn preview(args: &PreviewArgs) -> Result<String, Failure> {
 }
 
 fn shown(asked: &PlannedRequest, tokenizer: Option<&Tokenizer>) -> String {
-    let PlannedRequest { task, doc_id, group, reference, request, lost_tokens } = asked;
+    let PlannedRequest { task, doc_id, group, reference, right, request, lost_tokens } = asked;
     let group = if group.is_empty() { String::new() } else { format!(", group {group}") };
     let mut text = format!("{task} {doc_id}{group}, request {}\n", request.id);
-    if let RequestKind::Generate(generate) = &request.kind {
-        let _ = writeln!(text, "── prompt ──\n{}── end of prompt ──", generate.prompt);
-        let _ = writeln!(text, "at most {} new tokens, stop {:?}, enough {:?}", generate.max_new_tokens, generate.stop, generate.enough);
-        let _ = writeln!(text, "{:?}\n{:?}", generate.sampling, generate.rules);
-        if let Some(tokenizer) = tokenizer {
-            text += &token_ids(tokenizer, &generate.prompt, generate.rules.bos);
+    match &request.kind {
+        RequestKind::Generate(generate) => {
+            let _ = writeln!(text, "── prompt ──\n{}── end of prompt ──", generate.prompt);
+            let _ =
+                writeln!(text, "at most {} new tokens, stop {:?}, enough {:?}", generate.max_new_tokens, generate.stop, generate.enough);
+            let _ = writeln!(text, "{:?}\n{:?}", generate.sampling, generate.rules);
+            if let Some(tokenizer) = tokenizer {
+                text += &token_ids(tokenizer, &generate.prompt, generate.rules.bos);
+            }
+        }
+        RequestKind::Chat(chat) => {
+            for said in chat.users() {
+                let _ = writeln!(text, "── the user says ──\n{said}");
+            }
+            let _ = writeln!(text, "── end ──\nat most {} new tokens a turn\n{:?}", chat.max_new_tokens, chat.sampling);
+        }
+        RequestKind::LogLikelihood(scored) => {
+            let _ = writeln!(text, "── context ──\n{}── end of context ──", scored.context);
+            for continuation in &scored.continuations {
+                let _ = writeln!(text, "log-likelihood of {continuation:?}");
+                match tokenizer.map(|tokenizer| scored_pair(tokenizer, scored, continuation)) {
+                    Some(Ok((_, ids))) => drop(writeln!(text, "{} tokens: {ids:?}", ids.len())),
+                    Some(Err(why)) => drop(writeln!(text, "no token ids: {why}")),
+                    None => {}
+                }
+            }
+            let _ = writeln!(text, "{:?}", scored.rules);
         }
     }
     if *lost_tokens > 0 {
         let _ = writeln!(text, "the harness loses the first {lost_tokens} new tokens of this batch");
     }
-    let _ = writeln!(text, "reference {reference:?}");
+    let _ = match right {
+        None => writeln!(text, "reference {reference:?}"),
+        Some(right) => writeln!(text, "choices {reference:?}, right is {right}"),
+    };
     text
 }
 

@@ -4,7 +4,7 @@
 //! same files give the same bytes. Not here: which data sets are wanted, and what is shown.
 
 use super::{
-    DatasetError, checksum,
+    DatasetError, checksum, compressed,
     fetch::partial::{make_parent, rename},
     manifest::{DataFile, Form, Manifest},
     store::Store,
@@ -98,14 +98,20 @@ fn write(to: &Path, sources: &[(&str, PathBuf)]) -> io::Result<()> {
     let gzip = GzBuilder::new().write(BufWriter::new(File::create(to)?), Compression::default());
     let mut tar = Builder::new(gzip);
     for (path, source) in sources {
-        let content = File::open(source)?;
         let mut header = Header::new_gnu();
         header.set_entry_type(EntryType::Regular);
-        header.set_size(content.metadata()?.len());
         header.set_mode(0o644);
         // No clock and no user: the same files give the same archive.
         header.set_mtime(0);
-        tar.append_data(&mut header, path, content)?;
+        if compressed::is(source, path) {
+            let content = compressed::content(source).map_err(io::Error::other)?;
+            header.set_size(content.len() as u64);
+            tar.append_data(&mut header, path, content.as_slice())?;
+        } else {
+            let content = File::open(source)?;
+            header.set_size(content.metadata()?.len());
+            tar.append_data(&mut header, path, content)?;
+        }
     }
     tar.into_inner()?.finish()?.into_inner().map_err(io::IntoInnerError::into_error)?.sync_all()
 }

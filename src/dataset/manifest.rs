@@ -42,6 +42,9 @@ pub struct Form {
     pub reader: Reader,
     /// Its files; those of one split are read in this order.
     pub files: Vec<DataFile>,
+    /// Names for `{each}`: a file in whose split it stands is one file for each name.
+    #[serde(default)]
+    pub each: Vec<String>,
 }
 
 /// One file with its checks. At least one of `sha256`, `git_blob` and `rows` is given.
@@ -50,8 +53,11 @@ pub struct Form {
 pub struct DataFile {
     /// Split whose records it holds.
     pub split: String,
-    /// Path below a mirror and below the cache.
+    /// Path below a mirror and below the cache. A mirror may keep the file compressed, under this name and `.gz`.
     pub path: String,
+    /// The file inside, where `path` is a tar or zip archive; checks are the archive's, but `rows`.
+    #[serde(default)]
+    pub member: Option<String>,
     /// Pinned address; `None` where these bytes are offered nowhere, and a mirror alone can have them.
     #[serde(default)]
     pub url: Option<String>,
@@ -94,6 +100,9 @@ impl Manifest {
     fn parse(name: &str, text: &str) -> Result<Manifest, DatasetError> {
         let invalid = |cause: String| DatasetError::Manifest { name: name.to_owned(), cause };
         let mut manifest: Manifest = toml::from_str(text).map_err(|e| invalid(e.to_string()))?;
+        for form in &mut manifest.form {
+            form.files = form.files.iter().flat_map(|file| expanded(file, &form.each)).collect();
+        }
         let unchecked =
             manifest.form.iter().flat_map(|f| &f.files).find(|f| f.sha256.is_none() && f.git_blob.is_none() && f.rows.is_none());
         if let Some(file) = unchecked {
@@ -114,6 +123,20 @@ impl Manifest {
         }
         splits
     }
+}
+
+/// The files a pattern stands for, or the file itself.
+fn expanded(file: &DataFile, each: &[String]) -> Vec<DataFile> {
+    const EACH: &str = "{each}";
+    if !file.split.contains(EACH) {
+        return vec![file.clone()];
+    }
+    let one = |name: &String| {
+        let of = |text: &String| text.replace(EACH, name);
+        let (url, member) = (file.url.as_ref().map(of), file.member.as_ref().map(of));
+        DataFile { split: of(&file.split), path: of(&file.path), url, member, ..file.clone() }
+    };
+    each.iter().map(one).collect()
 }
 
 /// Names of all manifests, in alphabetical order.
@@ -155,6 +178,26 @@ mod tests {
         }
         let unchecked = regex_free_removal(good, "sha256");
         assert!(Manifest::parse("x", &unchecked).expect_err("unchecked").to_string().contains("none of sha256"));
+    }
+
+    #[test]
+    fn a_pattern_is_a_file_for_each_name() {
+        let text = r#"
+            title = "t"
+            licence = "MIT"
+            citation = "c"
+            homepage = "h"
+            [[form]]
+            name = "f"
+            reader = { kind = "jsonl" }
+            each = ["a", "b"]
+            files = [
+                { split = "{each}/test", path = "x.tar", member = "{each}.jsonl", rows = 1 },
+                { split = "all", path = "all.jsonl", rows = 2 },
+            ]"#;
+        let manifest = Manifest::parse("x", text).expect("valid");
+        let files: Vec<_> = manifest.form[0].files.iter().map(|f| (f.split.as_str(), f.member.as_deref())).collect();
+        assert_eq!(files, [("a/test", Some("a.jsonl")), ("b/test", Some("b.jsonl")), ("all", None)]);
     }
 
     /// The text without `, key = "..."` wherever it stands.

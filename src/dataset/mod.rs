@@ -5,6 +5,7 @@
 
 pub mod archive;
 pub mod checksum;
+mod compressed;
 mod derived;
 pub mod fetch;
 pub mod hub;

@@ -1,13 +1,14 @@
 //! Where data-set files are: a mirror (`SWALLOW_EVAL_DATA`), then the cache, then the network; each file verified before it is read.
 
 use super::{
-    DatasetError, Network, Record, checksum,
+    DatasetError, Network, Record, checksum, compressed,
     fetch::{self, CacheLock, Patience, Progress, Source, Wanted},
     manifest::{DataFile, Form, Manifest},
     read,
 };
 use include_dir::{Dir, include_dir};
 use serde_json::Value;
+use std::collections::BTreeSet;
 use std::path::{Path, PathBuf};
 
 static SAMPLES: Dir<'static> = include_dir!("$CARGO_MANIFEST_DIR/samples");
@@ -126,11 +127,13 @@ impl Store {
             // Looked at again: another process may have held the lock, or another form may have brought some.
             let missing = self.missing(manifest, splits)?;
             let offered = form.files.iter().filter(|f| f.url.is_some() && missing.contains(&f.split.as_str()));
-            let files = offered.filter(|f| self.verify(manifest, form, f).is_err());
+            // An archive stands in the list once for each of its members.
+            let mut seen = BTreeSet::new();
+            let files = offered.filter(|f| seen.insert(&f.path) && self.verify(manifest, form, f).is_err());
             let wanted = files.map(|file| Wanted {
                 of: format!("data set '{}'", manifest.name),
                 file: file.clone(),
-                reader: Some(form.reader.clone()),
+                reader: file.member.is_none().then(|| form.reader.clone()),
                 target: cache.join(&file.path),
                 token: None,
             });
@@ -190,6 +193,11 @@ impl Store {
     /// [`DatasetError::Missing`], [`DatasetError::Differs`], [`DatasetError::Format`], [`DatasetError::Io`].
     pub fn verify(&self, manifest: &Manifest, form: &Form, file: &DataFile) -> Result<(Place, u64), DatasetError> {
         let (place, path) = self.locate(file).ok_or_else(|| self.nowhere(manifest, file))?;
+        if compressed::is(&path, &file.path) || (file.member.is_some() && file.sha256.is_none()) {
+            let (_, content) = self.content(manifest, file)?;
+            checksum::verify_rows(&path, file, read::records(&form.reader, &content, &path)?.len())?;
+            return Ok((place, content.len() as u64));
+        }
         Ok((place, checksum::verify_file(&path, file, Some(&form.reader))?))
     }
 
@@ -242,11 +250,12 @@ impl Store {
         }
     }
 
-    /// Where a file is, or `None`.
+    /// Where a file is, or `None`. In a mirror it may be compressed, and then has `.gz` behind its name.
     pub fn locate(&self, file: &DataFile) -> Option<(Place, PathBuf)> {
         let Store::Files { mirror, cache, .. } = self else { return None };
-        let roots = [(Place::Mirror, mirror), (Place::Cache, cache)];
-        roots.into_iter().filter_map(|(place, root)| Some((place, root.as_ref()?.join(&file.path)))).find(|(_, path)| path.is_file())
+        let roots = [(Place::Mirror, mirror, ""), (Place::Mirror, mirror, ".gz"), (Place::Cache, cache, "")];
+        let paths = roots.into_iter().filter_map(|(place, root, end)| Some((place, root.as_ref()?.join(format!("{}{end}", file.path)))));
+        paths.into_iter().find(|(_, path)| path.is_file())
     }
 
     /// A file's content, verified.
@@ -255,7 +264,15 @@ impl Store {
     /// [`DatasetError::Missing`], [`DatasetError::Differs`], [`DatasetError::Io`].
     pub fn content(&self, manifest: &Manifest, file: &DataFile) -> Result<(PathBuf, Vec<u8>), DatasetError> {
         let (_, path) = self.locate(file).ok_or_else(|| self.nowhere(manifest, file))?;
-        let content = std::fs::read(&path).map_err(DatasetError::io("read", &path))?;
+        if let Some(member) = &file.member {
+            checksum::verify_file(&path, file, None)?;
+            let content = compressed::member(&path, member)?;
+            return Ok((path, content));
+        }
+        let content = match compressed::is(&path, &file.path) {
+            true => compressed::content(&path)?,
+            false => std::fs::read(&path).map_err(DatasetError::io("read", &path))?,
+        };
         checksum::verify(&path, &content, file)?;
         Ok((path, content))
     }

@@ -158,8 +158,13 @@ pub struct TokenRules {
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
 pub struct Truncation {
-    /// The harness's own limit of prompt and answer together, in tokens.
+    /// The harness's own limit of prompt and answer together, in tokens; none of its own unless given.
+    #[serde(default = "no_limit")]
     pub max_length: u32,
+}
+
+fn no_limit() -> u32 {
+    u32::MAX
 }
 
 impl Truncation {
@@ -406,6 +411,9 @@ pub struct Stats {
     pub shared_tokens: u64,
     /// New tokens.
     pub decode_tokens: u64,
+    /// Rows of logits computed: one a new token, one a scored token, and of equal rows one.
+    #[serde(default)]
+    pub logit_rows: u64,
     /// Seconds spent in prefill steps.
     pub prefill_seconds: f64,
     /// Seconds spent in decode-only steps.
@@ -420,6 +428,7 @@ impl Stats {
         self.prefill_tokens += other.prefill_tokens;
         self.shared_tokens += other.shared_tokens;
         self.decode_tokens += other.decode_tokens;
+        self.logit_rows += other.logit_rows;
         self.prefill_seconds += other.prefill_seconds;
         self.decode_seconds += other.decode_seconds;
         self.http_requests += other.http_requests;

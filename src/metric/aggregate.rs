@@ -31,6 +31,46 @@ fn divide(num: i128, den: i128) -> f64 {
     value / 2f64.powi(shift + 1)
 }
 
+/// Standard error of a mean: the sample's standard deviation over the root of its size (lm-eval v0.4.2 `lm_eval/api/metrics.py:231`).
+///
+/// `None` for fewer than two values.
+pub fn standard_error(values: &[f64]) -> Option<f64> {
+    let n = values.len() as f64;
+    if values.len() < 2 {
+        return None;
+    }
+    let mean = values.iter().sum::<f64>() / n;
+    let variance = values.iter().map(|v| (v - mean).powi(2)).sum::<f64>() / (n - 1.0);
+    Some(variance.sqrt() / n.sqrt())
+}
+
+/// The number of a part of a benchmark, or of a whole made of parts.
+#[derive(Clone, Copy, Debug, PartialEq)]
+pub struct Part {
+    /// Its mean.
+    pub value: f64,
+    /// Standard error of the mean; `None` where there is none.
+    pub stderr: Option<f64>,
+    /// Documents.
+    pub n: u64,
+}
+
+impl Part {
+    /// A whole from its parts: means weighted by their sizes (`lm_eval/api/metrics.py:500`), standard errors pooled (`:450`), in the
+    /// harness's own order of operations. `None` without parts; no standard error where a part has none.
+    pub fn pooled(parts: &[Part]) -> Option<Part> {
+        let size: u64 = parts.iter().map(|part| part.n).sum();
+        if size == 0 {
+            return None;
+        }
+        let n = size as f64;
+        let value = parts.iter().map(|part| part.value * part.n as f64).sum::<f64>() / n;
+        let squares = parts.iter().map(|part| Some((part.n as f64 - 1.0) * part.stderr?.powi(2) * part.n as f64)).sum::<Option<f64>>();
+        let stderr = squares.filter(|_| size > parts.len() as u64).map(|squares| (squares / (n - parts.len() as f64) / n).sqrt());
+        Some(Part { value, stderr, n: size })
+    }
+}
+
 /// 0.975 quantile of the normal distribution.
 const Z_95: f64 = 1.959_963_984_540_054;
 
@@ -64,13 +104,12 @@ fn pairwise_sum(values: &[f64]) -> f64 {
 ///
 /// `None` for fewer than two values.
 pub fn half_width_95(values: &[f64]) -> Option<f64> {
-    let n = values.len() as f64;
-    if values.len() < 2 {
-        return None;
-    }
-    let mean = values.iter().sum::<f64>() / n;
-    let variance = values.iter().map(|v| (v - mean).powi(2)).sum::<f64>() / (n - 1.0);
-    Some(Z_95 * (variance / n).sqrt())
+    standard_error(values).map(half_width_of)
+}
+
+/// Half the width of the 95 % confidence interval that belongs to a standard error.
+pub fn half_width_of(stderr: f64) -> f64 {
+    Z_95 * stderr
 }
 
 /// Half the width of the 95 % confidence interval of a statistic, from its values without each document in turn (the jackknife, Tukey 1958).
@@ -91,6 +130,20 @@ mod tests {
         assert_eq!(exact_mean([0.0]), Some(0.0));
         assert_eq!(exact_mean(vec![0.07; 120]), Some(0.07));
         assert_eq!(exact_mean(vec![1.0; 3541]), Some(1.0));
+    }
+
+    #[test]
+    fn parts_are_weighted_by_size() {
+        let part = |value, stderr, n| Part { value, stderr, n };
+        let whole = Part::pooled(&[
+            part(0.9084965058244013, Some(0.06376800521112917), 85),
+            part(0.4483834957892532, Some(0.04598842186617001), 184),
+        ])
+        .expect("two parts");
+        assert_eq!((whole.value, whole.n), (0.5937723651312146, 269));
+        assert!((whole.stderr.expect("pooled") - 0.03735991225758594).abs() < 1e-15);
+        assert_eq!(Part::pooled(&[part(1.0, None, 1), part(0.0, Some(0.5), 2)]).expect("two parts").stderr, None);
+        assert_eq!(Part::pooled(&[]), None);
     }
 
     #[test]

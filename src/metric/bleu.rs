@@ -224,7 +224,7 @@ mod tests {
     fn japanese_is_stripped_and_segmented() {
         let characters = |text: &str| text.chars().map(String::from).collect::<Vec<_>>();
         let resources = Resources { segment: Some(&characters), ..Resources::default() };
-        let reference = Reference { texts: vec!["\u{3000}東京です\u{1c}".into()] };
+        let reference = Reference::of(["\u{3000}東京です\u{1c}"]);
         let evidence = [Evidence::Text(" 東京でした".into())];
         assert_eq!(Bleu::Nagisa.score(&resources, &reference, &evidence).stats, [5.0, 4.0, 3.0, 2.0, 1.0, 0.0, 5.0, 4.0, 3.0, 2.0]);
         assert_eq!(Bleu::Plain.score(&Resources::default(), &reference, &evidence).stats[..2], [1.0, 1.0]);
@@ -239,7 +239,7 @@ mod tests {
         ) {
             let scores: Vec<Score> = corpus
                 .iter()
-                .map(|(r, h)| Bleu::Plain.score(&Resources::default(), &Reference { texts: vec![r.clone()] }, &[Evidence::Text(h.clone())]))
+                .map(|(r, h)| Bleu::Plain.score(&Resources::default(), &Reference::of([r.clone()]), &[Evidence::Text(h.clone())]))
                 .collect();
             let (head, tail) = scores.split_at(cut.min(scores.len()));
             let sum = |part: &[Score]| part.iter().map(Counts::of_score).sum::<Counts>();

@@ -1,5 +1,6 @@
 //! Formulas: from evidence and references to scores, from scores to aggregates. No I/O and no errors: odd input has a defined score.
 
+pub mod accuracy;
 pub mod aggregate;
 pub mod answer_ratio;
 pub mod bleu;
@@ -7,10 +8,12 @@ pub mod bootstrap;
 pub mod char_f1;
 pub mod exact_match;
 pub mod numpy_random;
+pub mod parts;
 pub mod pass_at_k;
 pub mod rating;
 pub mod rouge;
 pub mod segment;
+pub mod squad;
 pub mod tokenizer_13a;
 
 use serde::{Deserialize, Serialize};
@@ -18,8 +21,18 @@ use serde::{Deserialize, Serialize};
 /// What a right answer looks like. Only this room and `task` hold one.
 #[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize)]
 pub struct Reference {
-    /// Accepted texts; the first is *the* gold where a protocol uses one only.
+    /// Accepted texts; the first is *the* gold where a protocol uses one only. Of a multiple choice, all choices.
     pub texts: Vec<String>,
+    /// Position of the right choice; `None` where nothing is chosen.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub right: Option<usize>,
+}
+
+impl Reference {
+    /// Accepted texts, nothing to choose.
+    pub fn of(texts: impl IntoIterator<Item = impl Into<String>>) -> Self {
+        Reference { texts: texts.into_iter().map(Into::into).collect(), right: None }
+    }
 }
 
 /// What is known of a model's answer once everything that can be executed or judged has been.
@@ -27,6 +40,8 @@ pub struct Reference {
 pub enum Evidence {
     /// The extracted text.
     Text(String),
+    /// Log-likelihoods of given continuations: of the choices in their order, or of what a metric looks at beside a text.
+    LogLikelihoods(Vec<f64>),
     /// Whether a program ran to its end in the sandbox.
     Passed(bool),
     /// A judge's rating of one turn (counted from 0) of one choice; the choices of a turn stand in their order. `None` where the judge gave
@@ -99,6 +114,11 @@ pub trait Metric: Sync {
     /// One number from the scores of all documents, in protocol order; `None` without documents.
     fn aggregate(&self, scores: &[Score]) -> Option<f64>;
 
+    /// Standard error of the aggregate as the harness prints it; `None` where it prints none, and for fewer than two documents.
+    fn stderr(&self, scores: &[Score]) -> Option<f64> {
+        aggregate::standard_error(&scores.iter().map(|s| s.value).collect::<Vec<_>>())
+    }
+
     /// Half the width of the 95 % confidence interval shown beside the aggregate: that of the mean of the values, unless the metric says
     /// otherwise. `None` for fewer than two documents.
     fn half_width_95(&self, scores: &[Score]) -> Option<f64> {
@@ -110,13 +130,13 @@ pub trait Metric: Sync {
 fn texts<'t>(reference: &'t Reference, evidence: &'t [Evidence]) -> (&'t str, &'t str) {
     let answer = match evidence.first() {
         Some(Evidence::Text(text)) => text,
-        Some(Evidence::Passed(_) | Evidence::Rating { .. }) | None => "",
+        Some(Evidence::LogLikelihoods(_) | Evidence::Passed(_) | Evidence::Rating { .. }) | None => "",
     };
     (reference.texts.first().map_or("", String::as_str), answer)
 }
 
 /// Every metric, by name.
-pub const METRICS: [&dyn Metric; 14] = [
+pub const METRICS: [&dyn Metric; 24] = [
     &exact_match::ExactMatch,
     &char_f1::CharF1,
     &rouge::Rouge::ONE,
@@ -131,6 +151,16 @@ pub const METRICS: [&dyn Metric; 14] = [
     &rating::Rating(rating::Figure::FirstTurn),
     &rating::Rating(rating::Figure::SecondTurn),
     &rating::Rating(rating::Figure::Deviation),
+    &accuracy::Accuracy::Plain,
+    &accuracy::Accuracy::PerCharacter,
+    &squad::Squad::ALL[0],
+    &squad::Squad::ALL[1],
+    &squad::Squad::ALL[2],
+    &squad::Squad::ALL[3],
+    &squad::Squad::ALL[4],
+    &squad::Squad::ALL[5],
+    &squad::Squad::ALL[6],
+    &squad::Squad::ALL[7],
 ];
 
 /// The metric of that name.

@@ -135,7 +135,7 @@ mod tests {
     fn a_score_is_over_the_models_tokens() {
         let bytes = |text: &str| text.bytes().map(u32::from).collect::<Vec<u32>>();
         let resources = Resources { tokens: Some(&bytes), ..Resources::default() };
-        let reference = Reference { texts: vec!["abc".into()] };
+        let reference = Reference::of(["abc"]);
         assert_eq!(Rouge::TWO.score(&resources, &reference, &[Evidence::Text("abd".into())]).value, 0.5);
         assert_eq!(Rouge::TWO.score(&resources, &reference, &[]).value, 0.0);
         assert_eq!(Rouge::TWO.aggregate(&[]), None);

@@ -7,7 +7,11 @@ use super::{
     requests,
 };
 use crate::engine::ModelFacts;
-use crate::task::{Arrange, Fit, Task, document::Document, load::TaskError};
+use crate::task::{
+    Arrange, Choose, Fit, Task,
+    document::{Document, same_record},
+    load::TaskError,
+};
 use serde_json::Value;
 use std::sync::Arc;
 
@@ -55,8 +59,12 @@ pub fn splits(task: &Task) -> Vec<String> {
     match &task.file.arrange {
         Arrange::FileOrder { eval } => vec![eval.clone()],
         Arrange::LlmJpEval { eval, shots, .. } => vec![eval.clone(), shots.clone()],
-        Arrange::JpHarness { eval, shots, .. } if eval == shots => vec![eval.clone()],
-        Arrange::JpHarness { eval, shots, .. } => vec![eval.clone(), shots.clone()],
+        Arrange::LmEval { eval, shots, .. } if !task.file.subset.is_empty() => {
+            let of_subset = |name: &String| [format!("{name}/{eval}"), format!("{name}/{shots}")];
+            task.file.subset.iter().flat_map(|s| of_subset(&s.name)).collect()
+        }
+        Arrange::JpHarness { eval, shots, .. } | Arrange::LmEval { eval, shots, .. } if eval == shots => vec![eval.clone()],
+        Arrange::JpHarness { eval, shots, .. } | Arrange::LmEval { eval, shots, .. } => vec![eval.clone(), shots.clone()],
         Arrange::LlmJpEvalJmmlu { .. } => task.file.subset.iter().map(|s| s.name.clone()).collect(),
         Arrange::FastChat { questions, references, .. } => vec![questions.clone(), references.clone()],
     }
@@ -86,6 +94,7 @@ pub fn draw(task: &Task, mut sets: Vec<Vec<Document>>, count: usize, facts: &Mod
             let references = sets.pop().unwrap_or_default();
             (fast_chat(task, sets.pop().unwrap_or_default(), &references, id), Vec::new(), String::new())
         }
+        Arrange::LmEval { choose, .. } => return lm_eval(task, sets, count, choose),
     };
     let pool_size = pool.len();
     if pool_size < count {
@@ -168,6 +177,58 @@ fn jp_harness(
     Ok(Drawn { documents, shots, draws, pool: pool.len(), unused: 0 })
 }
 
+/// lm-eval v0.4.2: every subset by itself, with its own stream. `count` shots are drawn for each document, and `spare` more, so that enough
+/// are left where the document itself is among them.
+fn lm_eval(task: &Task, sets: Vec<Vec<Document>>, count: usize, choose: &Choose) -> Result<Drawn, DrawError> {
+    let names = splits(task);
+    let own_pool = names.len() == 1;
+    let mut all = Drawn { documents: Vec::new(), shots: Vec::new(), draws: Vec::new(), pool: 0, unused: 0 };
+    let mut sets = sets.into_iter();
+    let mut names = names.into_iter();
+    while let Some(mut documents) = sets.next() {
+        let of_eval = names.next().unwrap_or_default();
+        let (pool, pool_name) =
+            if own_pool { (documents.clone(), of_eval) } else { (sets.next().unwrap_or_default(), names.next().unwrap_or_default()) };
+        let drawn = match choose {
+            Choose::First => count,
+            Choose::Sample { spare, .. } => {
+                if count == 0 {
+                    0
+                } else {
+                    count + spare
+                }
+            }
+        };
+        if !documents.is_empty() && pool.len() < drawn {
+            return Err(DrawError::TooFew { task: task.name.clone(), needed: drawn, pool: pool_name, available: pool.len() });
+        }
+        let mut random = match choose {
+            Choose::First => None,
+            Choose::Sample { seed, .. } => Some(PyRandom::seeded(*seed)),
+        };
+        let mut last: Option<(Vec<usize>, Arc<Vec<Document>>)> = None;
+        for document in &documents {
+            let indices = match &mut random {
+                Some(random) if drawn > 0 => random.sample_indices(pool.len(), drawn),
+                _ => (0..drawn).collect(),
+            };
+            let others = indices.iter().filter(|i| !same_record(&pool[**i], document)).take(count);
+            let used: Vec<usize> = others.copied().collect();
+            let shots = match &last {
+                Some((same, shots)) if *same == used => shots.clone(),
+                _ => Arc::new(used.iter().map(|i| pool[*i].as_shot()).collect()),
+            };
+            last = Some((used, shots.clone()));
+            all.shots.push(shots);
+            all.draws.push(vec![indices]);
+        }
+        all.pool += pool.len();
+        all.documents.append(&mut documents);
+    }
+    number(&mut all.documents);
+    Ok(all)
+}
+
 /// llm-jp-eval v1.3.0 `jmmlu.py:86-119`. Returns evaluated documents and the shot pool.
 fn carve(subsets: Vec<Vec<Document>>, seed: u64, of_each: usize) -> (Vec<Document>, Vec<Document>) {
     let mut random = PyRandom::seeded(seed);
@@ -192,18 +253,7 @@ mod tests {
     use crate::task::load;
 
     fn documents(n: usize) -> Vec<Document> {
-        (0..n)
-            .map(|i| Document {
-                id: String::new(),
-                row: i,
-                fields: Default::default(),
-                input: i.to_string(),
-                output: String::new(),
-                gold: String::new(),
-                subset: String::new(),
-                group: String::new(),
-            })
-            .collect()
+        (0..n).map(|i| Document { row: i, input: i.to_string(), ..Document::default() }).collect()
     }
 
     fn task(name: &str) -> Task {

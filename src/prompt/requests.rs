@@ -1,19 +1,21 @@
 //! Document and shots to requests.
 
 use super::fit::{self, FitError};
-use crate::engine::{Bos, Chat, Generate, ModelFacts, Request, RequestKind, Sampling, Template, TokenRules};
+use crate::engine::{Bos, Chat, Cleanup, Generate, LogLikelihood, ModelFacts, Request, RequestKind, Sampling, Template, TokenRules};
 use crate::task::{
-    Arrange, EosStop, PenaltyFrom, RequestKindName, RequestRule, Task, TemplateName, document::Document, judged::ChatRule, load::TaskError,
+    Arrange, CleanupFrom, EosStop, PenaltyFrom, RequestKindName, RequestRule, Task, document::Document, judged::ChatRule, load::TaskError,
+    template::TemplateName,
 };
 use crate::text::tokenizer::Special;
 use serde::Serialize;
 use serde_json::Value;
 use sha2::{Digest, Sha256};
 
-/// What the prompt template sees: the document's `input` and the `shots`, each with `input` and `output`.
+/// What the prompt template sees: the document's `input` and `subset`, and the `shots`, each with `input` and `output`.
 #[derive(Serialize)]
 struct Context<'d> {
     input: &'d str,
+    subset: &'d str,
     shots: Vec<Shot<'d>>,
 }
 
@@ -51,8 +53,13 @@ pub fn prompt(task: &Task, document: &Document, shots: &[Document], facts: &Mode
 /// # Errors
 /// [`TaskError::Render`].
 pub fn render(task: &Task, document: &Document, shots: &[Document]) -> Result<String, TaskError> {
+    render_with(task, document, &document.input, shots)
+}
+
+/// The same with another question part.
+fn render_with(task: &Task, document: &Document, input: &str, shots: &[Document]) -> Result<String, TaskError> {
     let shots = shots.iter().map(|s| Shot { input: &s.input, output: &s.output }).collect();
-    task.render(TemplateName::Prompt, Context { input: &document.input, shots }, &format!("document {}", document.id))
+    task.render(TemplateName::Prompt, Context { input, subset: &document.subset, shots }, &format!("document {}", document.id))
 }
 
 /// Stop strings of a task for a model whose end token has this text.
@@ -71,45 +78,68 @@ pub fn stops(rule: &RequestRule, eos: Option<&str>) -> Vec<String> {
 /// [`PromptError`].
 pub fn requests(task: &Task, document: &Document, shots: &[Document], facts: &ModelFacts) -> Result<Vec<Request>, PromptError> {
     let rule = &task.file.request;
-    let prompt = prompt(task, document, shots, facts)?;
+    let scored = |context: String, continuations: Vec<String>| {
+        Request::new(RequestKind::LogLikelihood(LogLikelihood { context, continuations, rules: token_rules(rule, facts) }))
+    };
     if let Some(chat) = &rule.chat {
+        let prompt = prompt(task, document, shots, facts)?;
         return Ok(conversations(chat, rule.max_new_tokens, document, prompt, facts));
     }
+    match rule.kind {
+        RequestKindName::Chat => unreachable!("a task file with this kind has [request.chat], which its loader checks"),
+        RequestKindName::Generate => {
+            let prompt = prompt(task, document, shots, facts)?;
+            let also = (!rule.also.is_empty()).then(|| scored(prompt.clone(), rule.also.clone()));
+            let first = generate(rule, prompt, facts)?;
+            let sample = |sample: u32| {
+                let sampling = Sampling { seed: first.sampling.seed + u64::from(sample), ..first.sampling.clone() };
+                Request::new(RequestKind::Generate(Generate { sample, sampling, ..first.clone() }))
+            };
+            Ok((0..rule.samples).map(sample).chain(also).collect())
+        }
+        // Choices with the same question part are one request; where each choice has its own, each is a request.
+        RequestKindName::Choose => document
+            .choices
+            .chunk_by(|a, b| a.input == b.input)
+            .map(|choices| {
+                let context = render_with(task, document, &choices[0].input, shots)?;
+                Ok(scored(context, choices.iter().map(|choice| format!("{}{}", rule.delimiter, choice.output)).collect()))
+            })
+            .collect(),
+    }
+}
+
+/// A document's first generation.
+fn generate(rule: &RequestRule, prompt: String, facts: &ModelFacts) -> Result<Generate, PromptError> {
     let eos = facts.tokenizer.as_ref().and_then(|t| t.special_token("eos_token"));
     let repetition_penalty = match rule.sampling.repetition_penalty_from {
         PenaltyFrom::Task => rule.sampling.repetition_penalty,
         PenaltyFrom::Model => facts.repetition_penalty.unwrap_or(Sampling::GREEDY.repetition_penalty),
     };
-    let first = match rule.kind {
-        RequestKindName::Chat => unreachable!("a task file with this kind has [request.chat], which its loader checks"),
-        RequestKindName::Generate => Generate {
-            sample: 0,
-            max_new_tokens: max_new_tokens(rule, &prompt, facts)?,
-            stop: stops(rule, eos),
-            enough: rule.enough.clone(),
-            sampling: Sampling {
-                temperature: rule.sampling.temperature,
-                top_k: rule.sampling.top_k,
-                top_p: rule.sampling.top_p,
-                repetition_penalty,
-                seed: if rule.sampling.temperature > 0.0 { seed(&prompt) } else { 0 },
-            },
-            rules: TokenRules {
-                bos: rule.bos,
-                end: rule.end,
-                decode: rule.decode,
-                cleanup: rule.cleanup,
-                truncation: rule.truncation,
-                ..TokenRules::default()
-            },
-            prompt,
+    Ok(Generate {
+        sample: 0,
+        max_new_tokens: max_new_tokens(rule, &prompt, facts)?,
+        stop: stops(rule, eos),
+        enough: rule.enough.clone(),
+        sampling: Sampling {
+            temperature: rule.sampling.temperature,
+            top_k: rule.sampling.top_k,
+            top_p: rule.sampling.top_p,
+            repetition_penalty,
+            seed: if rule.sampling.temperature > 0.0 { seed(&prompt) } else { 0 },
         },
+        rules: token_rules(rule, facts),
+        prompt,
+    })
+}
+
+fn token_rules(rule: &RequestRule, facts: &ModelFacts) -> TokenRules {
+    let cleanup = match (rule.cleanup_from, facts.tokenizer.as_ref().and_then(|tokenizer| tokenizer.cleanup_setting())) {
+        (CleanupFrom::Task, _) => rule.cleanup,
+        (CleanupFrom::Tokenizer, Some(false)) => Cleanup::Off,
+        (CleanupFrom::Tokenizer, Some(true) | None) => Cleanup::On,
     };
-    let sample = |sample: u32| {
-        let sampling = Sampling { seed: first.sampling.seed + u64::from(sample), ..first.sampling.clone() };
-        Request::new(RequestKind::Generate(Generate { sample, sampling, ..first.clone() }))
-    };
-    Ok((0..rule.samples).map(sample).collect())
+    TokenRules { bos: rule.bos, end: rule.end, decode: rule.decode, cleanup, truncation: rule.truncation, ..TokenRules::default() }
 }
 
 /// Tokens an answer may have. Where the limit counts the prompt too, a prompt that fills it leaves one. Without the model's tokenizer, which
@@ -196,16 +226,8 @@ mod tests {
     fn the_frame_is_byte_exact() {
         let tasks = load::embedded().expect("valid");
         let task = load::find(&tasks, "jemhopqa").expect("known");
-        let document = |input: &str, output: &str| Document {
-            id: "00000".into(),
-            row: 0,
-            fields: Default::default(),
-            input: input.into(),
-            output: output.into(),
-            gold: output.into(),
-            subset: String::new(),
-            group: String::new(),
-        };
+        let document =
+            |input: &str, output: &str| Document { id: "00000".into(), input: input.into(), output: output.into(), ..Document::default() };
         let shots = [document("質問：一？\n\nあ", "はい"), document("質問：二？", "NO")];
         let got = render(task, &document("質問：{{ 三 }}？", ""), &shots).expect("renders");
         let head = "以下は、タスクを説明する指示と、文脈のある入力の組み合わせです。要求を適切に満たす応答を書きなさい。\n\n### 指示:\n";

@@ -161,7 +161,7 @@ pub(super) mod tests {
 
     /// A run with every kind of row: whole, partial, failed, off the protocol, unavailable, absent, and one that the card lacks.
     pub(in crate::report) fn scores(demo: bool) -> Scores {
-        let group = |path: &str, value| GroupScore { path: path.into(), metric: "exact_match".into(), value, n: 2 };
+        let group = |path: &str, value| GroupScore { path: path.into(), metric: "exact_match".into(), value, stderr: None, n: 2 };
         let tasks = vec![
             task("JCom.", 0.95, 1119),
             TaskScore { n: 40, ..task("JEMHopQA", 0.5, 120) },

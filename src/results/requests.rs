@@ -34,6 +34,8 @@ pub struct PlannedRequest {
     pub group: String,
     /// Accepted answers, so that a run can be scored again without its data set. No engine sees them.
     pub reference: Vec<String>,
+    /// Position of the right one, where `reference` are choices.
+    pub right: Option<usize>,
     /// What is asked.
     pub request: Request,
     /// New tokens that the original harness loses before it reads the answer; 0 where it loses none. What is left then depends on the answer
@@ -54,6 +56,8 @@ struct RequestLine {
     #[serde(default, skip_serializing_if = "String::is_empty")]
     group: String,
     reference: Vec<String>,
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    right: Option<usize>,
     id: RequestId,
     prefix: Option<String>,
     rest: String,
@@ -83,12 +87,13 @@ pub(super) fn write(mut out: impl Write, planned: &[PlannedRequest]) -> io::Resu
         if let Some(id) = &prefix_id {
             jsonl::write_line(&mut out, FORMAT, &PrefixLine { prefix: id.clone(), text: prefix.to_owned() })?;
         }
-        for PlannedRequest { task, doc_id, group, reference, request, lost_tokens } in &planned[start..start + len] {
+        for PlannedRequest { task, doc_id, group, reference, right, request, lost_tokens } in &planned[start..start + len] {
             let line = RequestLine {
                 task: task.clone(),
                 doc_id: doc_id.clone(),
                 group: group.clone(),
                 reference: reference.clone(),
+                right: *right,
                 id: request.id.clone(),
                 prefix: prefix_id.clone(),
                 rest: request.kind.text()[prefix.len()..].to_owned(),
@@ -151,7 +156,7 @@ pub fn read(path: &Path) -> Result<Vec<PlannedRequest>, ResultsError> {
 
 /// The request a line stands for, or what is wrong with it.
 fn restore(line: RequestLine, prefixes: &BTreeMap<String, String>) -> Result<PlannedRequest, String> {
-    let RequestLine { task, doc_id, group, reference, id, prefix, rest, lost_tokens, mut kind } = line;
+    let RequestLine { task, doc_id, group, reference, right, id, prefix, rest, lost_tokens, mut kind } = line;
     let text = match &prefix {
         None => rest,
         Some(prefix) => {
@@ -166,7 +171,7 @@ fn restore(line: RequestLine, prefixes: &BTreeMap<String, String>) -> Result<Pla
     if request.id != id {
         return Err(format!("the id {id} is not the hash of the request, which is {}", request.id));
     }
-    Ok(PlannedRequest { task, doc_id, group, reference, request, lost_tokens })
+    Ok(PlannedRequest { task, doc_id, group, reference, right, request, lost_tokens })
 }
 
 /// Everything of a request but its [`RequestKind::text`].
@@ -247,7 +252,15 @@ mod tests {
             rules: TokenRules::default(),
         });
         let (task, doc_id) = (task.to_owned(), format!("{doc:05}"));
-        PlannedRequest { task, doc_id, group: "stem".into(), reference: vec!["正解".into()], request: Request::new(kind), lost_tokens: 0 }
+        PlannedRequest {
+            task,
+            doc_id,
+            group: "stem".into(),
+            reference: vec!["正解".into()],
+            right: None,
+            request: Request::new(kind),
+            lost_tokens: 0,
+        }
     }
 
     proptest! {
@@ -258,6 +271,7 @@ mod tests {
                 doc_id: i.to_string(),
                 group: "g".repeat(i % 2),
                 reference: vec![i.to_string(); i % 3],
+                right: (i % 3).checked_sub(1),
                 request: Request::new(kind),
                 lost_tokens: i as u32 % 2,
             };

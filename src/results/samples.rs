@@ -37,14 +37,17 @@ pub struct Sample {
     pub request: RequestId,
     /// SHA-256 of the prompt's UTF-8 bytes, hex.
     pub prompt_sha256: String,
-    /// The text as the engine gave it; `null` when the request failed.
+    /// The text as the engine gave it; `null` when the request failed, and where no text was asked for.
     pub response: Option<String>,
-    /// What was extracted from it and scored; `null` when the request failed.
+    /// Log-likelihoods as the engine gave them, in the order of the choices; empty where none were asked for.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub log_likelihoods: Vec<f64>,
+    /// What was extracted from the text and scored, or the most probable choice; `null` when a request failed.
     pub answer: Option<String>,
     /// Every sample of a document that is asked more than once, with its verdict where it was executed.
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     pub programs: Vec<Program>,
-    /// Accepted answers.
+    /// Accepted answers, or the right choice.
     pub reference: Vec<String>,
     /// Score by metric. A failed request has the score of a wrong answer.
     pub scores: BTreeMap<String, f64>,

@@ -48,6 +48,9 @@ pub struct TaskScore {
     pub failed: u64,
     /// Half the width of the 95 % confidence interval of the mean, where there is one.
     pub half_width_95: Option<f64>,
+    /// Standard error as the original harness prints it, where it prints one.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub stderr: Option<f64>,
     /// The other metrics of the task.
     #[serde(default)]
     pub others: BTreeMap<String, f64>,
@@ -87,6 +90,9 @@ pub struct GroupScore {
     pub metric: String,
     /// The number; `null` when no document of the part was asked.
     pub value: Option<f64>,
+    /// Standard error as the original harness prints it, where it prints one.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub stderr: Option<f64>,
     /// Documents scored.
     pub n: u64,
 }

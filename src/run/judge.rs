@@ -329,6 +329,7 @@ impl Scored {
             stats: BTreeMap::new(),
             failure: own_failure.or(judge_failure),
             notes: turns.iter().flat_map(|t| t.raw.notes.clone()).collect::<BTreeSet<Note>>().into_iter().collect(),
+            log_likelihoods: Vec::new(),
             turns: verdicts.into_iter().map(|v| v.turn).collect(),
         });
     }
@@ -368,6 +369,8 @@ fn task_score(
         documents_in_full: Some(n + missing),
         failed: members.iter().filter(|d| d.failed()).count() as u64,
         half_width_95: headline.half_width_95(&of_headline),
+        // The original prints none.
+        stderr: None,
         others: others.collect(),
         groups: Vec::new(),
         signature: value.map(|_| signed(sign(task, n, n + missing, &departures, around), judge, around)).unwrap_or_default(),

@@ -4,6 +4,7 @@ use super::overrides::{self, Override};
 use crate::answer;
 use crate::dataset::Record;
 use crate::engine::{AnswerForm, Decode, ModelFacts, Request, RequestKind};
+use crate::metric::Reference;
 use crate::prompt::{
     fewshot::{self, Drawn},
     fit, neighbours, requests,
@@ -269,13 +270,14 @@ impl Asking<'_> {
 
     fn planned(&self, position: usize, request: Request, lost_tokens: u32) -> PlannedRequest {
         let document = &self.drawn.documents[position];
-        let group = [&document.group, &document.subset].into_iter().filter(|part| !part.is_empty());
-        let group = if document.group.is_empty() { String::new() } else { group.map(String::as_str).collect::<Vec<_>>().join("/") };
+        let path = [document.group.as_str(), document.subset.as_str()].into_iter().filter(|part| !part.is_empty());
+        let Reference { texts, right } = answer::reference(self.task, document);
         PlannedRequest {
             task: self.task.name.clone(),
             doc_id: document.id.clone(),
-            group,
-            reference: answer::reference(self.task, document).texts,
+            group: path.collect::<Vec<_>>().join("/"),
+            reference: texts,
+            right,
             request,
             lost_tokens,
         }

@@ -1,25 +1,27 @@
 //! Everything right of the journal: answers, scores, aggregates. A function of the run directory's content that can be repeated at will.
 
+mod document;
+
+pub(super) use document::{program, prompt_sha256};
+
 use super::{
     grade::{self, Graded},
     resources::Tools,
 };
-use crate::answer::{self, Answer, lost_tokens, program};
-use crate::engine::{EndTokens, Generate, Generated, Identity, Note, Output, Request, RequestKind};
-use crate::metric::{self, Evidence, Metric, Reference, Resources, Score};
-use crate::prompt::requests::stops;
+use crate::answer;
+use crate::engine::{EndTokens, Identity, Note};
+use crate::metric::{self, Metric, Score, aggregate, parts};
 use crate::results::{
     journal::Answers,
     requests::PlannedRequest,
-    samples::{Program, Sample},
+    samples::Sample,
     scores::{GroupScore, TaskScore},
     signature::{Coverage, Parts, Purpose, Window, signature},
     spec::{Defects, TaskSpec},
 };
 use crate::sandbox;
-use crate::task::{Grade, Task, load::PROTOCOL};
+use crate::task::{Step, Task, Whole, load::PROTOCOL};
 use rayon::prelude::*;
-use sha2::{Digest, Sha256};
 use std::collections::{BTreeMap, BTreeSet};
 
 /// What the score of a task depends on besides its answers.
@@ -41,168 +43,62 @@ pub struct Circumstances<'c> {
     pub graded: &'c Graded,
 }
 
+/// One number of a task: a metric over one reading of the answer.
+pub(in crate::run) struct Number<'t> {
+    /// The metric's name, and behind a comma the reading's where it is not the headline's.
+    name: String,
+    metric: &'static dyn Metric,
+    steps: &'t [Step],
+}
+
+fn numbers(task: &Task) -> Vec<Number<'_>> {
+    let metrics: Vec<&'static dyn Metric> = task.file.metrics.iter().filter_map(|name| metric::by_name(name)).collect();
+    let of_reading = |(reading, steps): (Option<&str>, _)| {
+        let reading = reading.map(|reading| format!(",{reading}")).unwrap_or_default();
+        metrics.iter().map(move |metric| Number { name: format!("{}{reading}", metric.name()), metric: *metric, steps }).collect::<Vec<_>>()
+    };
+    answer::readings(task).into_iter().flat_map(of_reading).collect()
+}
+
 /// Scores one task. `asked` are its requests in protocol order, those of one document together.
 pub fn score_task(task: &Task, asked: &[PlannedRequest], answers: &Answers, around: Circumstances<'_>) -> (TaskScore, Vec<Sample>) {
-    let metrics: Vec<&'static dyn Metric> = task.file.metrics.iter().filter_map(|name| metric::by_name(name)).collect();
+    let numbers = numbers(task);
     let mut samples = Vec::new();
     let mut scores: BTreeMap<&str, Vec<Score>> = BTreeMap::new();
     let documents: Vec<&[PlannedRequest]> = asked.chunk_by(|a, b| a.doc_id == b.doc_id).collect();
     // Word segmentation takes long enough to be worth every core; the order stays.
     let scored: Vec<(Sample, Vec<Score>)> = around.tools.with(|resources| {
-        let scored = |document: &&[PlannedRequest]| match task.file.grade {
-            Grade::Compare => score_document(task, document, answers, &metrics, around.tools, resources),
-            Grade::Execute => score_programs(task, document, answers, &metrics, around.graded),
-        };
-        documents.par_iter().map(scored).collect()
+        documents.par_iter().map(|document| document::score(task, document, answers, &numbers, around, resources)).collect()
     });
     for (sample, of_document) in scored {
-        for (metric, score) in metrics.iter().zip(of_document) {
-            scores.entry(metric.name()).or_default().push(score);
+        for (number, score) in numbers.iter().zip(of_document) {
+            scores.entry(&number.name).or_default().push(score);
         }
         samples.push(sample);
     }
-    let score = aggregate_task(task, &samples, &scores, around);
+    let score = aggregate_task(task, &numbers, &samples, &scores, around);
     (score, samples)
 }
 
-/// One document: its sample and its scores, one a metric. A failed request has the score of an empty answer, and is marked.
-fn score_document(
+fn aggregate_task(
     task: &Task,
-    document: &[PlannedRequest],
-    answers: &Answers,
-    metrics: &[&'static dyn Metric],
-    tools: &Tools,
-    resources: &Resources<'_>,
-) -> (Sample, Vec<Score>) {
-    let PlannedRequest { doc_id, group, reference, request, .. } = &document[0];
-    let reference = Reference { texts: reference.clone() };
-    let response = generated(answers, request);
-    let decoded = match &request.kind {
-        RequestKind::Generate(asked) => decoded(task, asked, document, answers, tools),
-        RequestKind::LogLikelihood(_) | RequestKind::Chat(_) => None,
-    };
-    let answer = decoded.map(|text| {
-        let Answer::Text(answer) = answer::extract(task, &text);
-        answer
-    });
-    let failure = match &answer {
-        Some(_) => None,
-        None => Some(
-            document.iter().find_map(|asked| answers.failures.get(&asked.request.id)).map_or("not asked yet", |f| &f.message).to_owned(),
-        ),
-    };
-    let evidence: Vec<Evidence> = answer.iter().cloned().map(Evidence::Text).collect();
-    let scores: Vec<Score> = metrics.iter().map(|m| m.score(resources, &reference, &evidence)).collect();
-    let sample = Sample {
-        task: task.name.clone(),
-        doc_id: doc_id.clone(),
-        group: (!group.is_empty()).then(|| group.clone()),
-        request: request.id.clone(),
-        prompt_sha256: prompt_sha256(&request.kind),
-        response: response.map(|r| r.text.clone()),
-        answer,
-        programs: Vec::new(),
-        reference: reference.texts,
-        scores: metrics.iter().zip(&scores).map(|(m, s)| (m.name().to_owned(), s.value)).collect(),
-        stats: with_stats(metrics, &scores).collect(),
-        failure,
-        notes: response.map(|r| r.notes.clone()).unwrap_or_default(),
-        turns: Vec::new(),
-    };
-    (sample, scores)
-}
-
-/// One document whose samples are programs. Without all of its answers it has the score of wrong ones, and is marked.
-fn score_programs(
-    task: &Task,
-    document: &[PlannedRequest],
-    answers: &Answers,
-    metrics: &[&'static dyn Metric],
-    graded: &Graded,
-) -> (Sample, Vec<Score>) {
-    let PlannedRequest { doc_id, reference, request, .. } = &document[0];
-    let mut programs = Vec::new();
-    let mut evidence = Vec::new();
-    for asked in document {
-        let Some((code, program)) = program(asked, answers) else { continue };
-        let Some(verdict) = graded.verdict(&program) else { continue };
-        evidence.extend([Evidence::Passed(verdict.passed()), Evidence::Text(code.clone())]);
-        programs.push(Program { request: asked.request.id.clone(), code, run: verdict.run.clone() });
-    }
-    let missing = document.iter().find(|asked| !programs.iter().any(|p| p.request == asked.request.id));
-    let failure = missing.map(|asked| answers.failures.get(&asked.request.id).map_or("not asked yet", |f| &f.message).to_owned());
-    evidence.extend((programs.len()..document.len()).map(|_| Evidence::Passed(false)));
-    let reference = Reference { texts: reference.clone() };
-    let scores: Vec<Score> = metrics.iter().map(|m| m.score(&Resources::default(), &reference, &evidence)).collect();
-    let notes = document.iter().filter_map(|asked| generated(answers, &asked.request)).flat_map(|g| g.notes.iter().copied());
-    let sample = Sample {
-        task: task.name.clone(),
-        doc_id: doc_id.clone(),
-        group: None,
-        request: request.id.clone(),
-        prompt_sha256: prompt_sha256(&request.kind),
-        response: generated(answers, request).map(|r| r.text.clone()),
-        answer: programs.first().filter(|p| p.request == request.id).map(|p| p.code.clone()),
-        programs,
-        reference: reference.texts,
-        scores: metrics.iter().zip(&scores).map(|(m, s)| (m.name().to_owned(), s.value)).collect(),
-        stats: with_stats(metrics, &scores).collect(),
-        failure,
-        notes: notes.collect::<BTreeSet<_>>().into_iter().collect(),
-        turns: Vec::new(),
-    };
-    (sample, scores)
-}
-
-/// Code and whole program of an answer; `None` where there is none.
-pub(super) fn program(asked: &PlannedRequest, answers: &Answers) -> Option<(String, String)> {
-    let RequestKind::Generate(generate) = &asked.request.kind else { return None };
-    let code = program::candidate(&generate.prompt, &generated(answers, &asked.request)?.text, &generate.stop);
-    let program = program::assemble(&code, asked.reference.first().map_or("", String::as_str));
-    Some((code, program))
-}
-
-fn with_stats<'s>(metrics: &'s [&'static dyn Metric], scores: &'s [Score]) -> impl Iterator<Item = (String, Vec<f64>)> + 's {
-    metrics.iter().zip(scores).filter(|(_, score)| !score.stats.is_empty()).map(|(m, score)| (m.name().to_owned(), score.stats.clone()))
-}
-
-fn generated<'a>(answers: &'a Answers, request: &Request) -> Option<&'a Generated> {
-    match answers.responses.get(&request.id).map(|r| &r.output) {
-        Some(Output::Generated(generated)) => Some(generated),
-        _ => None,
-    }
-}
-
-/// The text the protocol's harness had; `None` where an answer that it depends on is not there.
-fn decoded(task: &Task, asked: &Generate, document: &[PlannedRequest], answers: &Answers, tools: &Tools) -> Option<String> {
-    let own = generated(answers, &document[0].request)?;
-    if document[0].lost_tokens == 0 {
-        return Some(answer::decoded(asked, own));
-    }
-    let tokenizer = tools.tokenizer.as_deref()?;
-    let filler = tokenizer.eos_id()?;
-    let ids = own.token_ids.as_deref()?;
-    let beside = match document.get(1) {
-        Some(beside) => Some(generated(answers, &beside.request)?.token_ids.as_deref()?),
-        None => None,
-    };
-    let stops = stops(&task.file.request, tokenizer.special_token("eos_token"));
-    let batch = lost_tokens::Batch { own: ids, beside, max_new: asked.max_new_tokens as usize, filler };
-    let text = lost_tokens::rest(ids, batch.new_tokens(&stops, tokenizer), document[0].lost_tokens as usize, filler, tokenizer);
-    Some(answer::cleaned_and_cut(&text, asked.rules.cleanup, &stops))
-}
-
-pub(super) fn prompt_sha256(kind: &RequestKind) -> String {
-    Sha256::digest(kind.text()).iter().map(|b| format!("{b:02x}")).collect()
-}
-
-fn aggregate_task(task: &Task, samples: &[Sample], scores: &BTreeMap<&str, Vec<Score>>, around: Circumstances<'_>) -> TaskScore {
+    numbers: &[Number<'_>],
+    samples: &[Sample],
+    scores: &BTreeMap<&str, Vec<Score>>,
+    around: Circumstances<'_>,
+) -> TaskScore {
     let headline = metric::by_name(&task.file.headline).expect("checked when the task was loaded");
-    let values = |metric: &str| scores.get(metric).map(Vec::as_slice).unwrap_or_default();
+    let values = |name: &str| scores.get(name).map(Vec::as_slice).unwrap_or_default();
     let of_headline = values(headline.name());
-    let others = task.file.metrics.iter().filter(|m| **m != task.file.headline).filter_map(|name| {
-        let metric = metric::by_name(name)?;
-        Some((name.clone(), metric.aggregate(values(name))?))
+    let paths: Vec<Option<&str>> = samples.iter().map(|sample| sample.group.as_deref()).collect();
+    let whole = |metric: &dyn Metric, scores: &[Score]| match task.file.whole {
+        Whole::OfParts => parts::pooled(metric, &paths, scores).1.map(|whole| (Some(whole.value), whole.stderr)),
+        Whole::OfDocuments => None,
+    };
+    let (value, stderr) = whole(headline, of_headline).unwrap_or_else(|| (headline.aggregate(of_headline), headline.stderr(of_headline)));
+    let others = numbers.iter().filter(|number| number.name != task.file.headline).filter_map(|number| {
+        let scores = values(&number.name);
+        Some((number.name.clone(), whole(number.metric, scores).map_or_else(|| number.metric.aggregate(scores), |(value, _)| value)?))
     });
     let departures: Vec<String> = around.spec.overrides.iter().map(|(name, value)| format!("{name}={value}")).collect();
     let n = samples.len() as u64;
@@ -210,13 +106,17 @@ fn aggregate_task(task: &Task, samples: &[Sample], scores: &BTreeMap<&str, Vec<S
         task: task.name.clone(),
         title: task.file.title.clone(),
         metric: task.file.headline.clone(),
-        value: headline.aggregate(of_headline),
+        value,
         n,
         documents_in_full: Some(around.spec.documents_in_full),
         failed: samples.iter().filter(|s| s.failure.is_some()).count() as u64,
-        half_width_95: headline.half_width_95(of_headline),
+        half_width_95: match task.file.whole {
+            Whole::OfParts => stderr.map(aggregate::half_width_of),
+            Whole::OfDocuments => headline.half_width_95(of_headline),
+        },
+        stderr,
         others: others.collect(),
-        groups: groups(headline, samples, of_headline),
+        groups: groups(task, headline, &paths, of_headline),
         signature: sign(task, n, around.spec.documents_in_full, &departures, around),
         departures,
         warnings: end_tokens(task, around.engine).into_iter().chain(warnings(samples)).collect(),
@@ -249,25 +149,34 @@ fn window(task: &Task, engine: &Identity) -> Window {
     if counts && engine.tokenizer_sha256.is_none() { Window::Assumed } else { Window::Known }
 }
 
-/// Aggregates along every prefix of the documents' group paths.
-fn groups(metric: &dyn Metric, samples: &[Sample], scores: &[Score]) -> Vec<GroupScore> {
+/// The numbers of every prefix of the documents' group paths.
+fn groups(task: &Task, metric: &dyn Metric, paths: &[Option<&str>], scores: &[Score]) -> Vec<GroupScore> {
+    if task.file.whole == Whole::OfParts {
+        let group = |(path, part): (String, aggregate::Part)| GroupScore {
+            path,
+            metric: metric.name().to_owned(),
+            value: Some(part.value),
+            stderr: part.stderr,
+            n: part.n,
+        };
+        return parts::pooled(metric, paths, scores).0.into_iter().map(group).collect();
+    }
     let mut members: BTreeMap<&str, Vec<Score>> = BTreeMap::new();
-    for (sample, score) in samples.iter().zip(scores) {
-        let Some(path) = sample.group.as_deref() else { continue };
+    for (path, score) in paths.iter().zip(scores) {
+        let Some(path) = path else { continue };
         let ends = path.match_indices('/').map(|(at, _)| at).chain([path.len()]);
         for end in ends {
             members.entry(&path[..end]).or_default().push(score.clone());
         }
     }
-    members
-        .into_iter()
-        .map(|(path, scores)| GroupScore {
-            path: path.to_owned(),
-            metric: metric.name().to_owned(),
-            value: metric.aggregate(&scores),
-            n: scores.len() as u64,
-        })
-        .collect()
+    let group = |(path, scores): (&str, Vec<Score>)| GroupScore {
+        path: path.to_owned(),
+        metric: metric.name().to_owned(),
+        value: metric.aggregate(&scores),
+        stderr: None,
+        n: scores.len() as u64,
+    };
+    members.into_iter().map(group).collect()
 }
 
 /// No field of `/v1/completions` says which tokens end an answer, so a number from a server carries this difference, seen or not.

@@ -1,12 +1,13 @@
 //! Records to documents: the task's templates over one record's fields.
 
-use super::{Task, TemplateName, load::TaskError};
+use super::{Task, load::TaskError, template::TemplateName};
 use crate::dataset::Record;
+use rayon::prelude::*;
 use serde::Serialize;
 use serde_json::{Map, Value};
 
 /// One question of a benchmark, or one shot.
-#[derive(Clone, Debug, PartialEq, Serialize)]
+#[derive(Clone, Debug, Default, PartialEq, Serialize)]
 pub struct Document {
     /// Position in the evaluated split, as five digits (`00042`); set once the order is known.
     pub id: String,
@@ -20,31 +21,57 @@ pub struct Document {
     pub output: String,
     /// The gold an answer is compared with; `answer` makes the reference of scoring from it.
     pub gold: String,
+    /// Every gold that is accepted; the one above alone, unless the task has a list.
+    pub golds: Vec<String>,
+    /// What can be chosen; empty where nothing is.
+    pub choices: Vec<Choice>,
+    /// Position of the right choice.
+    pub right: Option<usize>,
     /// Subset the record belongs to; empty without subsets.
     pub subset: String,
     /// Group the document is counted in; empty without groups.
     pub group: String,
 }
 
+/// One choice of a multiple-choice question.
+#[derive(Clone, Debug, PartialEq, Serialize)]
+pub struct Choice {
+    /// The choice itself.
+    pub label: String,
+    /// Question part of the prompt when this is chosen; mostly the same for all.
+    pub input: String,
+    /// What then follows.
+    pub output: String,
+}
+
+impl Document {
+    /// What a prompt needs of it when it is shown as a shot.
+    pub fn as_shot(&self) -> Document {
+        let Document { row, input, output, gold, .. } = self;
+        Document { row: *row, input: input.clone(), output: output.clone(), gold: gold.clone(), ..Document::default() }
+    }
+}
+
+/// What stands in a record of a benchmark with subsets beside the record's own fields.
+const ADDED: [&str; 2] = ["subject", "row"];
+
 impl Task {
-    /// Documents of one split or subset, in file order, less those the protocol drops.
+    /// Documents of one split or subset (the part of the split's name before a slash), in file order, less those the protocol drops.
     ///
     /// # Errors
     /// [`TaskError::Render`] when a record lacks a field that a template names.
     pub fn documents(&self, split: &str, records: Vec<Record>) -> Result<Vec<Document>, TaskError> {
-        let mut documents = Vec::with_capacity(records.len());
-        for (row, record) in records.into_iter().enumerate() {
+        let subset = split.split('/').next().unwrap_or_default();
+        let made = records.into_par_iter().enumerate().map(|(row, record)| {
             let mut fields = record.0;
             if !self.file.subset.is_empty() {
-                fields.insert("subject".into(), split.into());
-                fields.insert("row".into(), row.into());
+                fields.extend(ADDED.map(str::to_owned).into_iter().zip([Value::from(subset), row.into()]));
             }
-            let mut document = self.document(fields, &format!("record {row} of split '{split}'"))?;
-            document.row = documents.len();
-            if self.file.document.drop_output.as_ref() != Some(&document.output) {
-                documents.push(document);
-            }
-        }
+            self.document(fields, &format!("record {row} of split '{split}'"))
+        });
+        let mut documents = made.collect::<Result<Vec<_>, _>>()?;
+        documents.retain(|document| self.file.document.drop_output.as_ref() != Some(&document.output));
+        documents.iter_mut().enumerate().for_each(|(row, document)| document.row = row);
         Ok(documents)
     }
 
@@ -56,14 +83,41 @@ impl Task {
         if self.file.document.universal_newlines {
             fields.values_mut().for_each(fold_newlines);
         }
-        let render = |template| self.render(template, &fields, what);
-        let (input, output) = (render(TemplateName::Input)?, render(TemplateName::Output)?);
-        let gold = if self.file.document.gold.is_some() { render(TemplateName::Gold)? } else { output.clone() };
+        let record = minijinja::Value::from_serialize(&fields);
+        let choices = self.choices(&record, what)?;
+        let right: Option<usize> = self.value(TemplateName::Right, &record, what)?;
+        let (input, output) = match (choices.is_empty(), right.and_then(|right| choices.get(right))) {
+            (true, _) => (self.render(TemplateName::Input, &record, what)?, self.render(TemplateName::Output, &record, what)?),
+            (false, Some(choice)) => (choice.input.clone(), choice.output.clone()),
+            (false, None) => {
+                let cause = format!("the right one is {right:?}, but the choices are 0 to {}", choices.len() - 1);
+                return Err(self.unrendered(TemplateName::Right, what, &cause));
+            }
+        };
+        let gold = if self.file.document.gold.is_some() { self.render(TemplateName::Gold, &record, what)? } else { output.clone() };
+        let golds = self.value(TemplateName::Golds, &record, what)?.unwrap_or_else(|| vec![gold.clone()]);
         let subset = fields.get("subject").and_then(Value::as_str).unwrap_or_default().to_owned();
         let group = self.file.subset.iter().find(|s| s.name == subset).map(|s| s.group.clone()).unwrap_or_default();
         let subset = if self.file.subset.is_empty() { String::new() } else { subset };
-        Ok(Document { id: String::new(), row: 0, fields, input, output, gold, subset, group })
+        Ok(Document { id: String::new(), row: 0, fields, input, output, gold, golds, choices, right, subset, group })
     }
+
+    fn choices(&self, record: &minijinja::Value, what: &str) -> Result<Vec<Choice>, TaskError> {
+        let labels: Vec<String> = self.value(TemplateName::Choices, record, what)?.unwrap_or_default();
+        let choice = |label: String| {
+            let context = minijinja::context! { choice => label, ..record.clone() };
+            let input = self.render(TemplateName::Input, &context, what)?;
+            Ok(Choice { input, output: self.render(TemplateName::Output, &context, what)?, label })
+        };
+        labels.into_iter().map(choice).collect()
+    }
+}
+
+/// Whether two documents are of the same record: the record's own fields, not its place.
+pub fn same_record(a: &Document, b: &Document) -> bool {
+    let own = |document: &Document| document.fields.iter().filter(|(key, _)| !ADDED.contains(&key.as_str())).count();
+    let all = |(key, value): (&String, &Value)| ADDED.contains(&key.as_str()) || b.fields.get(key) == Some(value);
+    own(a) == own(b) && a.fields.iter().all(all)
 }
 
 /// Python's text mode (`newline=None`): CRLF and lone CR become LF.

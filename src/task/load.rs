@@ -3,7 +3,7 @@
 //! Everything that can be wrong with a task file is found here, before any work: unknown keys, unknown steps and metrics, template
 //! syntax, missing alias.
 
-use super::{RequestKindName, Task, TaskFile};
+use super::{RequestKindName, Step, Task, TaskFile};
 use crate::metric;
 use include_dir::{Dir, include_dir};
 use serde::Deserialize;
@@ -179,16 +179,35 @@ pub fn from_text(name: &str, text: &str, path: &str) -> Result<Task, TaskError> 
     if !file.metrics.contains(&file.headline) {
         return Err(meaning(format!("headline '{}' is not among its metrics", file.headline)));
     }
-    if (file.request.kind == RequestKindName::Chat) != file.request.chat.is_some() {
-        return Err(meaning("[request.chat] belongs to request.kind = \"chat\", and to it alone".into()));
-    }
-    if file.request.max_new_tokens == 0 && file.request.max_total_tokens.is_none_or(|total| total == 0) {
-        return Err(meaning("request.max_new_tokens is 0; at least 1 is needed, or request.max_total_tokens".into()));
-    }
-    if file.request.samples == 0 {
-        return Err(meaning("request.samples is 0; at least 1 is needed".into()));
-    }
+    possible(&file).map_err(meaning)?;
     Task::new(name, file, text).map_err(|(template, cause)| meaning(format!("template '{template}' does not parse: {cause}")))
+}
+
+/// Whether what is asked can be asked.
+fn possible(file: &TaskFile) -> Result<(), String> {
+    let (request, document) = (&file.request, &file.document);
+    let chooses = request.kind == RequestKindName::Choose;
+    if (request.kind == RequestKindName::Chat) != request.chat.is_some() {
+        return Err("[request.chat] belongs to request.kind = \"chat\", and to it alone".into());
+    }
+    if !chooses && request.max_new_tokens == 0 && request.max_total_tokens.is_none_or(|total| total == 0) {
+        return Err("request.max_new_tokens is 0; at least 1 is needed, or request.max_total_tokens".into());
+    }
+    if request.samples == 0 {
+        return Err("request.samples is 0; at least 1 is needed".into());
+    }
+    if chooses != document.choices.is_some() || chooses != document.right.is_some() {
+        return Err("request.kind = \"choose\" needs document.choices and document.right, and only it has them".into());
+    }
+    let patterns = file.answer.iter().chain(file.readings.iter().flat_map(|reading| &reading.answer));
+    for step in patterns {
+        if let Step::Find { pattern, .. } = step
+            && pattern.captures_len() < 2
+        {
+            return Err(format!("pattern {:?} has no group to find", pattern.as_str()));
+        }
+    }
+    Ok(())
 }
 
 fn parse<T: for<'de> Deserialize<'de>>(text: &str, path: &str) -> Result<T, TaskError> {

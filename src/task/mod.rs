@@ -1,16 +1,18 @@
-//! Task files: what a benchmark is, as data ([`load`]), and the documents made from its records ([`document`]).
+//! Task files: what a benchmark is, as data ([`load`]), and the documents made from its records ([`document`]) by its templates
+//! ([`template`]).
 //!
 //! A task file is frozen once published: `tasks/swallow-202407/` never changes its meaning.
 
 pub mod document;
 pub mod judged;
 pub mod load;
+pub mod step;
+pub mod template;
 
 use crate::engine::{Bos, Cleanup, Decode, EndTokens, Sampling, Truncation};
-use load::TaskError;
-use minijinja::{Environment, UndefinedBehavior};
 use serde::{Deserialize, Serialize};
-use sha2::{Digest, Sha256};
+pub use step::{Pattern, Step, Take};
+use template::Templates;
 
 /// A task ready for use: the file's content, its name and hash, its templates compiled.
 #[derive(Clone, Debug)]
@@ -23,71 +25,7 @@ pub struct Task {
     pub source: String,
     /// SHA-256 of the file's text, hexadecimal.
     pub sha256: String,
-    templates: Environment<'static>,
-}
-
-/// The templates a task file holds.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum TemplateName {
-    /// `document.input`.
-    Input,
-    /// `document.output`.
-    Output,
-    /// `document.gold`.
-    Gold,
-    /// `prompt`.
-    Prompt,
-}
-
-impl TemplateName {
-    const ALL: [TemplateName; 4] = [TemplateName::Input, TemplateName::Output, TemplateName::Gold, TemplateName::Prompt];
-
-    fn key(self) -> &'static str {
-        match self {
-            TemplateName::Input => "input",
-            TemplateName::Output => "output",
-            TemplateName::Gold => "gold",
-            TemplateName::Prompt => "prompt",
-        }
-    }
-
-    fn source(self, file: &TaskFile) -> &str {
-        match self {
-            TemplateName::Input => &file.document.input,
-            TemplateName::Output => &file.document.output,
-            TemplateName::Gold => file.document.gold.as_deref().unwrap_or(&file.document.output),
-            TemplateName::Prompt => &file.prompt,
-        }
-    }
-}
-
-impl Task {
-    /// Compiles the templates; the error names the one that does not parse.
-    fn new(name: &str, file: TaskFile, text: &str) -> Result<Self, (&'static str, minijinja::Error)> {
-        let mut templates = Environment::new();
-        templates.set_undefined_behavior(UndefinedBehavior::Strict);
-        templates.set_keep_trailing_newline(true);
-        for template in TemplateName::ALL {
-            let source = template.source(&file).to_owned();
-            templates.add_template_owned(template.key(), source).map_err(|e| (template.key(), e))?;
-        }
-        let sha256 = Sha256::digest(text).iter().map(|b| format!("{b:02x}")).collect();
-        Ok(Task { name: name.to_owned(), file, source: text.to_owned(), sha256, templates })
-    }
-
-    /// Renders one template over `context`; `what` names the record or document in errors.
-    ///
-    /// # Errors
-    /// [`TaskError::Render`], for instance on an undefined name.
-    pub fn render(&self, template: TemplateName, context: impl Serialize, what: &str) -> Result<String, TaskError> {
-        let compiled = self.templates.get_template(template.key()).expect("compiled in `new`");
-        compiled.render(context).map_err(|e| TaskError::Render {
-            task: self.name.clone(),
-            template: template.key(),
-            record: what.to_owned(),
-            cause: e.to_string(),
-        })
-    }
+    templates: Templates,
 }
 
 /// A task file, as written. See `tasks/README.md` for a field by field description.
@@ -115,7 +53,17 @@ pub struct TaskFile {
     /// What is asked of the engine.
     pub request: RequestRule,
     /// Steps from response text to answer, in order.
+    #[serde(default)]
     pub answer: Vec<Step>,
+    /// Upstream's name of these steps, where numbers carry it (lm-eval's filters).
+    #[serde(default)]
+    pub filter: Option<String>,
+    /// Steps that answer and reference both go through before they are compared.
+    #[serde(default)]
+    pub compare: Vec<Step>,
+    /// Other ways to read an answer out of the same response.
+    #[serde(default)]
+    pub readings: Vec<Reading>,
     /// What is done with an answer before it is scored.
     #[serde(default)]
     pub grade: Grade,
@@ -129,6 +77,30 @@ pub struct TaskFile {
     /// Parts of a benchmark with many parts, in protocol order.
     #[serde(default)]
     pub subset: Vec<Subset>,
+    /// How the number of the whole comes from the documents.
+    #[serde(default)]
+    pub whole: Whole,
+}
+
+/// Another way to read an answer: every metric is computed for it too, under the name `METRIC,READING`.
+#[derive(Clone, Debug, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct Reading {
+    /// Upstream's name of the filter.
+    pub name: String,
+    /// Steps from response text to answer, in order.
+    pub answer: Vec<Step>,
+}
+
+/// How the number of a benchmark with parts comes about.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum Whole {
+    /// From all documents at once.
+    #[default]
+    OfDocuments,
+    /// From the parts, weighted by their sizes, groups first (lm-eval v0.4.2 `lm_eval/api/metrics.py:440-500`).
+    OfParts,
 }
 
 /// What is done with an answer before it is scored.
@@ -191,6 +163,32 @@ pub enum Arrange {
         /// Field that joins the two.
         id: String,
     },
+    /// lm-eval v0.4.2 (`lm_eval/api/samplers.py:20-67`, `api/task.py:815,932-965`): documents in file order; a shot that is the document
+    /// itself is dropped. With subsets, each is a task of its own, whose splits are `SUBSET/eval` and `SUBSET/shots`.
+    LmEval {
+        /// Split that is evaluated.
+        eval: String,
+        /// Split the shots come from.
+        shots: String,
+        /// Which of them.
+        choose: Choose,
+    },
+}
+
+/// Which shots a task of lm-eval takes from its pool.
+#[derive(Clone, Debug, PartialEq, Eq, Deserialize)]
+#[serde(tag = "rule", rename_all = "snake_case", deny_unknown_fields)]
+pub enum Choose {
+    /// The first.
+    First,
+    /// Drawn anew for each document, from one stream of CPython's generator for the whole task.
+    Sample {
+        /// Its seed.
+        seed: u64,
+        /// How many more are drawn than shown, to make up for a dropped one (`samplers.py:22-26`: where two settings are equal, or both
+        /// absent).
+        spare: usize,
+    },
 }
 
 impl Arrange {
@@ -227,10 +225,19 @@ pub enum Fit {
 #[derive(Clone, Debug, Deserialize)]
 #[serde(deny_unknown_fields)]
 pub struct DocumentRule {
-    /// Template of the question part, over the record's fields.
+    /// Template of the question part, over the record's fields (and `choice`, where there are choices).
     pub input: String,
-    /// Template of the gold as a shot shows it, over the record's fields.
+    /// Template of the gold as a shot shows it, over the same.
     pub output: String,
+    /// Expression over the record's fields: the list of choices.
+    #[serde(default)]
+    pub choices: Option<String>,
+    /// Expression over the record's fields: position of the right choice, from 0.
+    #[serde(default)]
+    pub right: Option<String>,
+    /// Expression over the record's fields: the list of accepted answers, where there may be several or none.
+    #[serde(default)]
+    pub golds: Option<String>,
     /// Template of the text an answer is compared with, where that is not `output`.
     #[serde(default)]
     pub gold: Option<String>,
@@ -264,6 +271,12 @@ pub struct RequestRule {
     /// How often each document is asked. Only a sampled answer differs from time to time.
     #[serde(default = "once")]
     pub samples: u32,
+    /// What stands between the prompt and a choice, and is scored with the choice.
+    #[serde(default)]
+    pub delimiter: String,
+    /// Continuations of the prompt whose log-likelihoods are wanted beside the generation.
+    #[serde(default)]
+    pub also: Vec<String>,
     /// Stop strings of the protocol.
     #[serde(default)]
     pub stop: Vec<String>,
@@ -288,6 +301,9 @@ pub struct RequestRule {
     /// See [`crate::engine::TokenRules`].
     #[serde(default)]
     pub cleanup: Cleanup,
+    /// Who decides about the clean-up.
+    #[serde(default)]
+    pub cleanup_from: CleanupFrom,
     /// See [`crate::engine::TokenRules`].
     #[serde(default)]
     pub truncation: Option<Truncation>,
@@ -335,6 +351,17 @@ pub enum PenaltyFrom {
     Model,
 }
 
+/// Who decides whether decoded text is cleaned up.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum CleanupFrom {
+    /// The task file.
+    #[default]
+    Task,
+    /// The model's tokenizer_config.json; on where it says nothing, as in transformers before 5.
+    Tokenizer,
+}
+
 /// Kind of request a task makes.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Deserialize)]
 #[serde(rename_all = "snake_case")]
@@ -343,6 +370,8 @@ pub enum RequestKindName {
     Generate,
     /// Hold a conversation.
     Chat,
+    /// Log-likelihoods of the choices.
+    Choose,
 }
 
 /// How tokens are chosen, as a task file says it.
@@ -374,18 +403,7 @@ impl Default for SamplingRule {
 pub struct Subset {
     /// Name of the part; the manifest's split of that name holds its records.
     pub name: String,
-    /// Group it is counted in, a path (`stem`).
+    /// Group it is counted in, a path (`stem`); empty where the parts are in no group.
+    #[serde(default)]
     pub group: String,
-}
-
-/// A named clean-up step. `answer::steps` says what each does.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
-#[serde(rename_all = "snake_case")]
-pub enum Step {
-    /// The part before the first two consecutive line feeds.
-    BeforeBlankLine,
-    /// Unicode normalisation form KC.
-    Nfkc,
-    /// The last number of the text as the digits of an integer, or `[invalid]`.
-    LastNumber,
 }

@@ -197,7 +197,12 @@ impl Tokenizer {
 
     /// Whether decoding ends with `clean_up_tokenization_spaces` when nobody says otherwise.
     pub fn cleans_up(&self) -> bool {
-        self.config.get("clean_up_tokenization_spaces").and_then(Value::as_bool).unwrap_or(false)
+        self.cleanup_setting().unwrap_or(false)
+    }
+
+    /// `clean_up_tokenization_spaces` of tokenizer_config.json, where it stands there.
+    pub fn cleanup_setting(&self) -> Option<bool> {
+        self.config.get("clean_up_tokenization_spaces").and_then(Value::as_bool)
     }
 
     /// The largest id plus one, added tokens included.

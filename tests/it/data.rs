@@ -356,7 +356,7 @@ fn another_form_helps_out() {
     });
     let (dir, store) = store(&server);
     let mut toy = toy();
-    let second = Form { name: "second".into(), reader: Reader::Jsonl, files: vec![file("second/train.jsonl", &content())] };
+    let second = Form { name: "second".into(), reader: Reader::Jsonl, files: vec![file("second/train.jsonl", &content())], each: vec![] };
     toy.form.push(second);
     ensure(&store, &toy).0.unwrap();
     assert_eq!(files(dir.path()), ["second/train.jsonl"]);

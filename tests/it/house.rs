@@ -17,7 +17,7 @@ const ROOMS: &[(&str, &[&str], &str)] = &[
     ("engine", &["text"], "an engine never sees a right answer, a task or a score"),
     ("metric", &["text"], "metric is formulas: no I/O, no tasks, no engines"),
     ("sandbox", &[], "sandbox knows programs and limits, no problems and no scores"),
-    ("task", &["dataset", "engine", "metric"], "task describes a benchmark; it fetches nothing and asks nobody"),
+    ("task", &["text", "dataset", "engine", "metric"], "task describes a benchmark; it fetches nothing and asks nobody"),
     ("prompt", &["text", "engine", "task"], "prompt makes requests; it scores nothing"),
     ("answer", &["text", "engine", "metric", "task"], "answer turns responses into answers; it does no I/O and gives no score"),
     ("judge", &["engine", "task"], "judge asks about answers and does not know whose they are"),

@@ -138,6 +138,7 @@ fn add(
         group: None,
         request: request.id.clone(),
         prompt_sha256: "0".repeat(64),
+        log_likelihoods: Vec::new(),
         response: Some(response.into()),
         answer: Some(answer.into()),
         programs: vec![],
@@ -155,6 +156,7 @@ fn add(
         reference: vec![reference.into()],
         request,
         lost_tokens: 0,
+        right: None,
     });
 }
 

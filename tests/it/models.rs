@@ -324,6 +324,28 @@ proptest! {
     }
 }
 
+/// Two questions of a multiple choice behind the same shots: what they share is computed once, and a choice of one token costs no input and
+/// one row of logits together with the others of its question.
+#[test]
+fn choices_share_their_question_and_questions_their_shots() {
+    let ids = |from: u32, n: u32| (from..from + n).map(|i| i * 7 % 448).collect::<Vec<u32>>();
+    let question = |own: u32| [ids(0, 100), ids(own, 20)].concat();
+    let choices = |own: u32, choices: &[&[u32]]| -> Vec<TokenRequest> {
+        choices.iter().map(|c| TokenRequest::Score { context: question(own), continuation: c.to_vec() }).collect()
+    };
+    let mut llama = load(&micro(), Limits::default(), None);
+    let letters: Vec<TokenRequest> = [choices(200, &[&[1], &[2], &[3], &[4]]), choices(300, &[&[1], &[2], &[3], &[4]])].concat();
+    let (_, stats) = run(&mut llama, &letters);
+    assert_eq!((stats.prefill_tokens, stats.shared_tokens, stats.logit_rows), (100 + 20 + 20, 8 * 120 - 140, 2));
+    // Longer choices: the last token is no input, and the first row is one for all.
+    let (_, stats) = run(&mut llama, &choices(200, &[&[1, 5, 6], &[2, 5], &[1, 5, 7]]));
+    assert_eq!((stats.prefill_tokens, stats.logit_rows), (120 + 2 + 1, 1 + 2 + 1));
+    // A generation and a continuation after the same prompt.
+    let generate = TokenRequest::Generate { prompt: question(200), max_new: 1, end: vec![], sampling: Sampling::GREEDY, sample: 0 };
+    let (_, stats) = run(&mut llama, &[vec![generate], choices(200, &[&[1, 2]])].concat());
+    assert_eq!((stats.prefill_tokens, stats.shared_tokens, stats.logit_rows), (121, 120, 2));
+}
+
 #[test]
 fn a_run_can_end_at_any_answer() {
     let requests: Vec<TokenRequest> = (0..20u32)

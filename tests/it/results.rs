@@ -80,6 +80,7 @@ fn planned(doc: usize) -> PlannedRequest {
         reference: vec!["YES".into()],
         request: Request::new(kind),
         lost_tokens: 0,
+        right: None,
     }
 }
 
@@ -102,6 +103,7 @@ fn sample(planned: &PlannedRequest) -> Sample {
         group: None,
         request: planned.request.id.clone(),
         prompt_sha256: "00".repeat(32),
+        log_likelihoods: Vec::new(),
         response: Some("答え".into()),
         answer: Some("答え".into()),
         programs: vec![],

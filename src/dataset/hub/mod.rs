@@ -277,6 +277,7 @@ impl Snapshot<'_> {
 
     fn wanted(&self, name: &str, Description { tag, bytes, .. }: &Description) -> Wanted {
         let file = DataFile {
+            member: None,
             split: String::new(),
             path: name.to_owned(),
             url: Some(self.hub.url(self.id, self.commit, name)),

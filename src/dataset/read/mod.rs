@@ -1,9 +1,11 @@
 //! File formats to [`Record`]s. Every reader is a function of bytes: broken input is an error that says where, never a panic.
 
 mod csv;
+mod exemplars;
 mod json;
 mod lines;
 mod parquet;
+mod winograd;
 mod xml;
 
 use super::{DatasetError, Record};
@@ -16,17 +18,39 @@ use std::{io::Read, path::Path};
 #[serde(tag = "kind", rename_all = "snake_case", deny_unknown_fields)]
 pub enum Reader {
     /// One array of objects.
-    Json,
+    Json {
+        /// Key of the array, where it stands in an object.
+        #[serde(default)]
+        at: Option<String>,
+    },
     /// An object a line.
     Jsonl,
     /// The same, compressed by gzip.
     JsonlGz,
     /// SQuAD 1.1: `data[].paragraphs[].qas[]`, flattened in file order to records of `title`, `context` and the question's own fields.
     Squad,
-    /// Comma-separated values without heading, Excel dialect. One leading byte-order mark is dropped; cells are kept as they are.
+    /// TriviaQA: `Data[]` to records with the names of the hub's data set (`question`, `question_id`, `answer` with `value` and `aliases`),
+    /// texts stripped as its loader does.
+    Trivia,
+    /// A prompt written for people, as BIG-Bench-Hard has them: below a line `-----`, paragraphs, of which the last ones are worked examples.
+    /// A record an example (`exemplar`); the first also has what stands before them (`description`).
+    Exemplars {
+        /// How many of the paragraphs are examples.
+        count: usize,
+    },
+    /// The table of the crosslingual Winograd collection (XWINO), rows of one language, as the hub's data set has them: `sentence` with `_`
+    /// for the pronoun, `option1`, `option2`, `answer`.
+    Winograd {
+        /// First column of the rows.
+        language: String,
+    },
+    /// Comma-separated values, Excel dialect. One leading byte-order mark is dropped; cells are kept as they are.
     Csv {
-        /// Names of the columns.
+        /// Names of the columns; columns of one name are a list.
         columns: Vec<String>,
+        /// Whether the first row is a heading.
+        #[serde(default)]
+        heading: Heading,
     },
     /// Tab-separated values without heading, as Python's `csv.reader(delimiter="\t")` sees them: a quotation mark still quotes.
     Tsv {
@@ -50,6 +74,17 @@ pub enum Reader {
         /// Child element that holds a list.
         list: XmlList,
     },
+}
+
+/// What the first row of a table is.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum Heading {
+    /// A record.
+    #[default]
+    None,
+    /// Names of columns; not read.
+    Skip,
 }
 
 /// A child element that holds a list.
@@ -87,12 +122,15 @@ fn numbered_lines(content: &[u8]) -> impl Iterator<Item = (usize, &[u8])> {
 /// [`DatasetError::Format`].
 pub fn records(reader: &Reader, content: &[u8], path: &Path) -> Result<Vec<Record>, DatasetError> {
     let records = match reader {
-        Reader::Json => json::array(content),
+        Reader::Json { at } => json::array(content, at.as_deref()),
         Reader::Jsonl => json::lines(content),
         Reader::JsonlGz => gunzip(content).and_then(|text| json::lines(&text)),
         Reader::Squad => json::squad(content),
-        Reader::Csv { columns } => csv::records(content, columns, b','),
-        Reader::Tsv { columns } => csv::records(content, columns, b'\t'),
+        Reader::Trivia => json::trivia(content),
+        Reader::Exemplars { count } => exemplars::records(content, *count),
+        Reader::Winograd { language } => winograd::records(content, language),
+        Reader::Csv { columns, heading } => csv::records(content, columns, b',', *heading),
+        Reader::Tsv { columns } => csv::records(content, columns, b'\t', Heading::None),
         Reader::Lines => lines::records(content),
         Reader::Parquet => parquet::records(content),
         Reader::Whole => Err(Broken::at("the whole file", "it holds no records")),
@@ -140,10 +178,14 @@ mod tests {
         let list = XmlList { name: "answers".into(), item: "answer".into() };
         let xml = Reader::Xml { record: "question".into(), id: "id".into(), text: "text".into(), list };
         vec![
-            Reader::Json,
+            Reader::Json { at: None },
+            Reader::Json { at: Some("a".into()) },
             Reader::Jsonl,
             Reader::Squad,
-            Reader::Csv { columns: vec!["a".into(), "b".into()] },
+            Reader::Trivia,
+            Reader::Exemplars { count: 2 },
+            Reader::Winograd { language: "en".into() },
+            Reader::Csv { columns: vec!["a".into(), "b".into()], heading: Heading::None },
             Reader::Tsv { columns: vec!["a".into()] },
             Reader::Lines,
             Reader::Parquet,

@@ -62,6 +62,48 @@ pub enum SpecialTokens {
     None,
 }
 
+/// What becomes of token ids sent as a prompt.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Serialize, Deserialize)]
+#[serde(rename_all = "kebab-case")]
+pub enum PromptIds {
+    /// Refused, changed, or not tried because no tokenizer was given.
+    Unproven,
+    /// They are taken as they are.
+    AsGiven,
+}
+
+/// How log-probabilities of given tokens are had. Only what a probe proved.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Serialize, Deserialize)]
+#[serde(rename_all = "kebab-case")]
+pub enum Scoring {
+    /// Not at all.
+    None,
+    /// Of single tokens only: the server names so many of the most probable next tokens (llama-server, OpenAI).
+    TopLogprobs {
+        /// How many are asked for.
+        most: u32,
+    },
+    /// SGLang's own `/generate` with `return_logprob`.
+    SglangGenerate,
+    /// `echo` with `logprobs` (vLLM, SGLang, OpenAI's legacy models).
+    Echo,
+    /// vLLM's `prompt_logprobs`.
+    PromptLogprobs,
+}
+
+impl Scoring {
+    /// Its name in messages.
+    pub(super) fn name(self) -> &'static str {
+        match self {
+            Scoring::None => "nothing",
+            Scoring::TopLogprobs { .. } => "top logprobs",
+            Scoring::SglangGenerate => "/generate",
+            Scoring::Echo => "echo",
+            Scoring::PromptLogprobs => "prompt_logprobs",
+        }
+    }
+}
+
 /// What `n` does.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Serialize, Deserialize)]
 #[serde(rename_all = "kebab-case")]
@@ -143,6 +185,13 @@ pub struct Capabilities {
     pub greedy: Repeatable,
     /// Special tokens before a prompt.
     pub special_tokens: SpecialTokens,
+    /// Token ids as a prompt.
+    pub prompt_ids: PromptIds,
+    /// Log-probabilities of given tokens.
+    pub scoring: Scoring,
+    /// Why there are none, or only those of single tokens.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub scoring_missing: Option<String>,
 }
 
 impl Capabilities {
@@ -179,6 +228,12 @@ impl Capabilities {
             max_choices: self.max_choices.min(other.max_choices),
             greedy: self.greedy.min(other.greedy),
             special_tokens: if self.special_tokens == other.special_tokens { self.special_tokens } else { SpecialTokens::AsTokenizer },
+            prompt_ids: self.prompt_ids.min(other.prompt_ids),
+            scoring: if self.scoring == other.scoring { self.scoring } else { Scoring::None },
+            scoring_missing: match (self.scoring == other.scoring, self.scoring_missing.or(other.scoring_missing)) {
+                (false, None) => Some("the servers give them in different ways".to_owned()),
+                (_, missing) => missing,
+            },
         })
     }
 }

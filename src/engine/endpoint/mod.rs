@@ -5,8 +5,6 @@
 //! server's own choice (usually generation_config.json's list); no route of `/v1/completions` can change that.
 //!
 //! A conversation in one of FastChat's templates is text too ([`dialogue`]); messages and Azure's paths are in [`chat_server`].
-//!
-//! Not here: log-likelihoods.
 
 mod balance;
 mod capabilities;
@@ -17,15 +15,21 @@ mod probe;
 #[cfg(test)]
 mod recorded;
 mod retry;
+mod score;
+mod score_probe;
 mod serve;
 mod stops;
 mod url;
 mod wire;
 
-pub use capabilities::{Capabilities, Choices, Defaults, Effect, ModelName, Repeatable, ServerKind, SpecialTokens, StopText};
+pub use capabilities::{
+    Capabilities, Choices, Defaults, Effect, ModelName, PromptIds, Repeatable, Scoring, ServerKind, SpecialTokens, StopText,
+};
 pub use retry::Backoff;
 
-use super::{AnswerForm, Bos, Decode, Engine, EngineError, Generate, Identity, ModelFacts, Request, RequestKind, Sink, Stats};
+use super::{
+    AnswerForm, Bos, Decode, Engine, EngineError, Generate, Identity, LogLikelihood, ModelFacts, Request, RequestKind, Sink, Stats,
+};
 use crate::text::tokenizer::Special;
 use balance::Pool;
 use serve::Asker;
@@ -178,19 +182,16 @@ impl Engine for Endpoint {
 
 /// Why servers with these capabilities cannot answer `request` as its protocol wants it.
 fn refusal(request: &Request, capabilities: &Capabilities, facts: &ModelFacts) -> Option<EngineError> {
-    if let RequestKind::Chat(chat) = &request.kind {
-        return dialogue::refusal(chat, capabilities, facts);
-    }
-    let RequestKind::Generate(generate) = &request.kind else {
-        return Some(EngineError::with_hint(
-            "log-likelihoods are not available over an endpoint: this version has no adapter for a server's prompt log-probabilities",
-            "run this task in-process (--model with a directory or hub id and no --base-url)",
-        ));
+    let generate = match &request.kind {
+        RequestKind::Generate(generate) => generate,
+        RequestKind::LogLikelihood(scored) => return refused_scoring(scored, capabilities, facts),
+        RequestKind::Chat(chat) => return dialogue::refusal(chat, capabilities, facts),
     };
-    if generate.rules.bos == Bos::Never && capabilities.special_tokens == SpecialTokens::AsTokenizer {
+    let by_ids = capabilities.prompt_ids == PromptIds::AsGiven;
+    if generate.rules.bos == Bos::Never && capabilities.special_tokens == SpecialTokens::AsTokenizer && !by_ids {
         return Some(EngineError::with_hint(
             "the task wants a prompt without special tokens, and the server was not seen to leave them out (add_special_tokens: false)",
-            "vLLM can, or run this task in-process",
+            "name the model's tokenizer with --tokenizer (token ids have no BOS added), use vLLM, or run this task in-process",
         ));
     }
     if generate.rules.form == AnswerForm::TokenIds {
@@ -205,7 +206,7 @@ fn refusal(request: &Request, capabilities: &Capabilities, facts: &ModelFacts) -
             "--defects clean asks it without the defect, or run this task in-process",
         ));
     }
-    if let Some(too_long) = too_long(generate, facts) {
+    if let Some(too_long) = too_long(generate, facts).filter(|_| !by_ids) {
         return Some(too_long);
     }
     let sampling = &generate.sampling;
@@ -226,6 +227,30 @@ fn refusal(request: &Request, capabilities: &Capabilities, facts: &ModelFacts) -
             "use a server that does (vLLM), or run this task in-process",
         )
     })
+}
+
+/// Why these log-likelihoods cannot be had. What was not proved is not asked: a server that ignores `echo` answers with status 200.
+fn refused_scoring(scored: &LogLikelihood, capabilities: &Capabilities, facts: &ModelFacts) -> Option<EngineError> {
+    const WHO: &str = "vLLM (prompt_logprobs), SGLang (/generate) and servers whose echo returns log-probabilities of the prompt can";
+    let missing = capabilities.scoring_missing.as_deref().unwrap_or("nothing was found");
+    let Some(tokenizer) = &facts.tokenizer else {
+        let message = "log-likelihoods over an endpoint need the model's tokenizer, to ask for exact token ids";
+        return Some(EngineError::with_hint(message, "name it with --tokenizer DIRECTORY or --tokenizer HUB-ID"));
+    };
+    let pairs = match (capabilities.scoring, score::pairs(tokenizer, scored, facts.max_positions)) {
+        (Scoring::None, _) => {
+            let message = format!("the server gives no log-probabilities of a prompt that can be believed: {missing}");
+            return Some(EngineError::with_hint(message, format!("{WHO}; or run this task in-process")));
+        }
+        (Scoring::TopLogprobs { .. }, Ok(pairs)) => pairs,
+        // What has no token becomes a failure of that request, as in-process.
+        _ => return None,
+    };
+    let long = pairs.iter().position(|p| p.continuation.len() > 1)?;
+    let (text, tokens) = (&scored.continuations[long], pairs[long].continuation.len());
+    let message =
+        format!("the server gives log-probabilities of single tokens only, and the choice {text:?} has {tokens} tokens: {missing}");
+    Some(EngineError::with_hint(message, format!("{WHO}; or run this task in-process")))
 }
 
 /// A prompt that the protocol cuts on its left, token by token: no text says the same.

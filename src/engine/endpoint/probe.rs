@@ -4,9 +4,12 @@
 //! the kinds of servers apart.
 
 use super::balance::Pool;
-use super::capabilities::{Capabilities, Choices, Defaults, Effect, ModelName, Repeatable, ServerKind, SpecialTokens, StopText};
+use super::capabilities::{
+    Capabilities, Choices, Defaults, Effect, ModelName, PromptIds, Repeatable, Scoring, ServerKind, SpecialTokens, StopText,
+};
 use super::http::{Class, Fault, Server};
 use super::retry::Again;
+use super::score_probe::ScoreProbe;
 use super::{EndpointOptions, serve, wire};
 use crate::engine::{EngineError, Generate, Sampling, TokenRules};
 use serde_json::{Value, json};
@@ -131,12 +134,16 @@ impl Probe<'_> {
             max_choices: 1,
             greedy: Repeatable::No,
             special_tokens: SpecialTokens::AsTokenizer,
+            prompt_ids: PromptIds::Unproven,
+            scoring: Scoring::None,
+            scoring_missing: None,
         };
         self.fields(&mut found, &about).await?;
         found.model_name = self.model_name(&found, &about).await?;
         self.sampling(&mut found, &about).await?;
         self.stops(&mut found).await?;
         found.special_tokens = self.special_tokens(&found).await?;
+        self.scoring(&mut found).await;
         Ok(found)
     }
 
@@ -387,6 +394,17 @@ impl Probe<'_> {
         let (Some(with), Some(without)) = (ask(true), ask(false)) else { return Ok(SpecialTokens::AsTokenizer) };
         let (with, without) = (self.tokens(with).await, self.tokens(without).await);
         Ok(if with.is_some() && with == without { SpecialTokens::None } else { SpecialTokens::AsTokenizer })
+    }
+
+    /// Token ids and log-probabilities, which cannot be judged without the model's tokenizer.
+    async fn scoring(&self, found: &mut Capabilities) {
+        let Some(tokenizer) = &self.options.facts.tokenizer else {
+            found.scoring_missing = Some("the model's tokenizer is not at hand".to_owned());
+            return;
+        };
+        let probe = ScoreProbe { server: self.server, options: self.options, kind: found.kind, tokenizer };
+        let score = probe.run().await;
+        (found.prompt_ids, found.scoring, found.scoring_missing) = (score.prompt_ids, score.scoring, score.missing);
     }
 
     /// Number of ids that `/tokenize` gives.

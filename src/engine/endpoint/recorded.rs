@@ -1,7 +1,8 @@
 //! What four real servers answered (`golden/endpoints`), through this room's parsers. Skipped where the recordings are not at hand.
 
-use super::capabilities::ServerKind;
+use super::capabilities::{Scoring, ServerKind};
 use super::http::ErrorBody;
+use super::score;
 use super::wire::{self, tests::capabilities};
 use super::{Capabilities, probe};
 use crate::engine::{Finish, Generate, Sampling};
@@ -128,5 +129,32 @@ fn recorded_model_lists_tell_the_kind() {
         }
         let length = matches!(kind, ServerKind::Vllm | ServerKind::LlamaServer).then_some(512);
         assert_eq!(about.max_model_len, length, "{server}");
+    }
+}
+
+/// What four servers answered to the same twelve tokens, a BOS and eleven more: vLLM tells what it was asked, the others are caught.
+#[test]
+fn recorded_log_probabilities_are_read_or_caught() {
+    const IDS: [u32; 12] = [900, 505, 25, 499, 504, 302, 795, 331, 332, 491, 25, 794];
+    for (server, _) in SERVERS {
+        let Some(exchanges) = exchanges(server, "prompt-logprobs") else { return };
+        let named = |case: &str| exchanges.iter().find(|e| e["case"] == case).unwrap();
+        let read = |scoring, case: &str| score::read(scoring, &body(named(case)), &IDS, 1);
+        let told = [
+            read(Scoring::PromptLogprobs, "prompt_logprobs_0"),
+            read(Scoring::PromptLogprobs, "prompt_logprobs_1_ids"),
+            read(Scoring::Echo, "echo_logprobs_1"),
+            read(Scoring::Echo, "echo_logprobs_1_return_tokens_as_token_ids"),
+        ];
+        if server == "vllm" {
+            let sums: Vec<f64> = told.iter().map(|t| score::sum(t.as_ref().unwrap()).logprob).collect();
+            assert!(sums.iter().all(|s| (s - sums[0]).abs() < 1e-6), "{sums:?}");
+            let first = told[0].as_ref().unwrap();
+            assert_eq!((first.len(), first[0].greedy, first[1].greedy), (11, false, true));
+            assert!((sums[0] - -5.5675).abs() < 1e-3, "{sums:?}");
+        } else {
+            // llama-cpp-python leaves the BOS out of its lists, the others ignore the request.
+            assert!(told.iter().all(Result::is_err), "{server}: {told:?}");
+        }
     }
 }

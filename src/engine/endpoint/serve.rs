@@ -5,13 +5,17 @@
 
 use super::EndpointOptions;
 use super::balance::Pool;
-use super::capabilities::{Capabilities, Choices};
+use super::capabilities::{Capabilities, Choices, PromptIds, Scoring, SpecialTokens};
 use super::http::{Class, Fault, Server};
 use super::retry::Again;
+use super::score::{self, Pair, Route, Scored};
 use super::{probe, refusal, wire};
+use crate::engine::llama::encode;
 use crate::engine::{
-    EngineError, Finish, Generate, Generated, Outcome, Output, Request, RequestFailure, RequestKind, Response, Sink, Stats,
+    Bos, ContinuationScore, EngineError, Finish, Generate, Generated, LogLikelihood, Outcome, Output, Request, RequestFailure, RequestKind,
+    Response, Sink, Stats,
 };
+use serde_json::json;
 use std::collections::{BTreeMap, VecDeque};
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
@@ -119,10 +123,11 @@ impl Asker {
             let outcomes = job.samples.iter().map(|r| failed(r, error.message.clone(), 0)).collect();
             return Done::Answered { outcomes, stats: Stats::default(), rest: vec![] };
         }
-        if let RequestKind::Chat(chat) = &first.kind {
-            return self.converse(first, chat).await;
-        }
-        let RequestKind::Generate(generate) = &first.kind else { unreachable!("refusal() lets only these two pass") };
+        let generate = match &first.kind {
+            RequestKind::Generate(generate) => generate,
+            RequestKind::LogLikelihood(scored) => return self.answer_scored(first, scored).await,
+            RequestKind::Chat(chat) => return self.converse(first, chat).await,
+        };
         if generate.max_new_tokens == 0 {
             // Servers answer `max_tokens: 0` with an error, one token, or no limit at all.
             let outcomes = job.samples.iter().map(|r| answered(r, nothing())).collect();
@@ -138,27 +143,108 @@ impl Asker {
                 self.one_by_one.store(true, Ordering::Relaxed);
                 Done::Answered { outcomes: vec![], stats: Stats::default(), rest: job.samples }
             }
-            Err((fault, attempts)) => match self.dead(&fault).await {
-                Some(error) => Done::Dead(error),
-                None => {
-                    let outcomes = job.samples.iter().map(|r| failed(r, fault.message.clone(), attempts)).collect();
-                    Done::Answered { outcomes, stats: Stats::default(), rest: vec![] }
-                }
-            },
+            Err((fault, attempts)) => self.give_up(&job.samples, &fault, attempts).await,
         }
     }
 
-    /// Asks until there is an answer, the answer is final, or the attempts are used up; then says how many there were.
+    /// The requests get no answer; or nothing does any more.
+    async fn give_up(&self, requests: &[Request], fault: &Fault, attempts: u32) -> Done {
+        if let Some(error) = self.dead(fault).await {
+            return Done::Dead(error);
+        }
+        let outcomes = requests.iter().map(|r| failed(r, fault.message.clone(), attempts)).collect();
+        Done::Answered { outcomes, stats: Stats::default(), rest: vec![] }
+    }
+
+    /// All continuations of one context.
+    async fn answer_scored(&self, request: &Request, scored: &LogLikelihood) -> Done {
+        let tokenizer = self.options.facts.tokenizer.as_ref().expect("refusal() lets nothing pass without a tokenizer");
+        let pairs = match score::pairs(tokenizer, scored, self.options.facts.max_positions) {
+            Ok(pairs) => pairs,
+            Err(why) => return Done::Answered { outcomes: vec![failed(request, why, 0)], stats: Stats::default(), rest: vec![] },
+        };
+        let mut stats = Stats::default();
+        let asked = match self.capabilities.scoring {
+            Scoring::TopLogprobs { .. } => self.score_tops(&pairs, &mut stats).await,
+            _ => self.score_pairs(&pairs, &mut stats).await,
+        };
+        match asked {
+            Ok(continuations) => {
+                let output = Output::LogLikelihoods { continuations };
+                Done::Answered { outcomes: vec![Ok(Response { id: request.id.clone(), output })], stats, rest: vec![] }
+            }
+            Err((fault, attempts)) => self.give_up(std::slice::from_ref(request), &fault, attempts).await,
+        }
+    }
+
+    /// A request a continuation, one after the other: how many are in flight is a matter of jobs.
+    async fn score_pairs(&self, pairs: &[Pair], stats: &mut Stats) -> Result<Vec<ContinuationScore>, (Fault, u32)> {
+        let (scoring, mut sums) = (self.capabilities.scoring, Vec::with_capacity(pairs.len()));
+        for pair in pairs {
+            let ids = [&pair.context[..], &pair.continuation].concat();
+            let from = pair.context.len();
+            let body = score::body(scoring, &self.options.model, self.capabilities.kind, json!(ids), from).to_string().into_bytes();
+            let tokens: Vec<Scored> = self.attempts(scoring.route(), body, |reply| score::read(scoring, reply, &ids, from)).await?;
+            stats.prefill_tokens += ids.len() as u64;
+            sums.push(score::sum(&tokens));
+        }
+        Ok(sums)
+    }
+
+    /// Continuations of one token: those of equal contexts are one request.
+    async fn score_tops(&self, pairs: &[Pair], stats: &mut Stats) -> Result<Vec<ContinuationScore>, (Fault, u32)> {
+        let tokenizer = self.options.facts.tokenizer.as_ref().expect("refusal() lets nothing pass without a tokenizer");
+        let mut sums = Vec::with_capacity(pairs.len());
+        for same in pairs.chunk_by(|a, b| a.context == b.context) {
+            let context = &same[0].context;
+            let (scoring, kind) = (self.capabilities.scoring, self.capabilities.kind);
+            let body = score::body(scoring, &self.options.model, kind, json!(context), 1).to_string().into_bytes();
+            let of = |reply: &[u8]| {
+                let top = score::Top::read(reply, context)?;
+                let one = |p: &Pair| top.token(p.continuation[0], tokenizer).map(|t| score::sum(&[t]));
+                Ok(same.iter().map(one).collect::<Result<Vec<_>, _>>())
+            };
+            // A token beyond those named is not there at the next attempt either.
+            let beyond = |message| (Fault { class: Class::Refused, message, again: Again::No, filtered: false }, 1);
+            sums.extend(self.attempts(Route::Completions, body, of).await?.map_err(beyond)?);
+            stats.prefill_tokens += context.len() as u64;
+        }
+        Ok(sums)
+    }
+
+    /// The prompt in token ids, where a text would not do: a server puts its BOS before texts, and only ids can be cut on the left.
+    fn prompt_ids(&self, generate: &Generate) -> Option<Vec<u32>> {
+        let facts = &self.options.facts;
+        let tokenizer = facts.tokenizer.as_ref().filter(|_| self.capabilities.prompt_ids == PromptIds::AsGiven)?;
+        let mut ids = encode::prompt(tokenizer, &generate.prompt, generate.rules.bos).ok()?;
+        let whole = ids.len();
+        if let Some(truncation) = generate.rules.truncation {
+            let room = truncation.length(facts.max_positions).saturating_sub(generate.max_new_tokens);
+            encode::keep_last(&mut ids, room as usize);
+        }
+        let bare = generate.rules.bos == Bos::Never && self.capabilities.special_tokens != SpecialTokens::None;
+        (bare || ids.len() < whole).then_some(ids)
+    }
+
+    /// Asks for `n` samples until there is an answer, the answer is final, or the attempts are used up; then says how many there were.
     pub(super) async fn ask(&self, generate: &Generate, n: u32) -> Result<wire::Answer, (Fault, u32)> {
         // One body for every server and every attempt: neither balancing nor concurrency changes what is asked.
-        let body = wire::body(&self.options.model, generate, n, &self.capabilities).to_string().into_bytes();
+        let mut body = wire::body(&self.options.model, generate, n, &self.capabilities);
+        if let Some(ids) = self.prompt_ids(generate) {
+            body["prompt"] = json!(ids);
+        }
+        self.attempts(Route::Completions, body.to_string().into_bytes(), wire::parse).await
+    }
+
+    /// Asks until there is an answer, the answer is final, or the attempts are used up; then says how many there were.
+    async fn attempts<T>(&self, route: Route, body: Vec<u8>, read: impl Fn(&[u8]) -> Result<T, String>) -> Result<T, (Fault, u32)> {
         let mut pauses = self.options.backoff.pauses();
         let (mut attempts, mut avoid) = (0, None);
         loop {
             let lease = self.pool.acquire(avoid).await;
             let (server, index) = (lease.server(), lease.index);
             attempts += 1;
-            let result = post(server, body.clone(), self.options.timeout).await;
+            let result = send(server, route, body.clone(), self.options.timeout, &read).await;
             lease.report(result.as_ref().err());
             let fault = match result {
                 Ok(answer) => return Ok(answer),
@@ -223,10 +309,22 @@ impl Asker {
     }
 }
 
-/// One attempt.
+/// One attempt at a completion.
 pub(super) async fn post(server: &Server, body: Vec<u8>, limit: Duration) -> Result<wire::Answer, Fault> {
-    let reply = server.post(server.base.api("completions"), body, limit).await?;
-    wire::parse(&reply.body).map_err(|what| server.garbage(&what))
+    send(server, Route::Completions, body, limit, &wire::parse).await
+}
+
+/// One attempt. An answer that cannot be read is the server's fault.
+async fn send<T>(
+    server: &Server,
+    route: Route,
+    body: Vec<u8>,
+    limit: Duration,
+    read: &impl Fn(&[u8]) -> Result<T, String>,
+) -> Result<T, Fault> {
+    let url = if route == Route::Generate { server.base.root("generate") } else { server.base.api("completions") };
+    let reply = server.post(url, body, limit).await?;
+    read(&reply.body).map_err(|what| server.garbage(&what))
 }
 
 pub(super) fn failed(request: &Request, message: String, attempts: u32) -> Outcome {

@@ -211,6 +211,9 @@ pub(super) mod tests {
             max_choices: 8,
             greedy: Repeatable::Yes,
             special_tokens: SpecialTokens::Optional,
+            prompt_ids: PromptIds::Unproven,
+            scoring: Scoring::None,
+            scoring_missing: None,
         }
     }
 

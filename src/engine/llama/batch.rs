@@ -325,6 +325,7 @@ impl Runner<'_> {
                 wanted.push(Wanted::Chunk { chunk, wants });
             }
         }
+        self.stats.logit_rows += rows.len() as u64;
         let (requests, scores, scored, live) = (self.requests, &mut self.scores, &mut self.scored, &mut self.live);
         let mut firsts = Vec::new();
         model.step(ids, segments, &rows, &mut self.pool, &mut |row, logits| match &wanted[row] {

@@ -1,6 +1,6 @@
 //! Texts to token ids of requests, and token ids to the text of an answer.
 
-use crate::engine::{Bos, Decode};
+use crate::engine::{Bos, Decode, LogLikelihood};
 use crate::text::python::is_space;
 use crate::text::stop::cut_at_stop;
 use crate::text::tokenizer::{Special, Specials, Tokenizer, TokenizerError};
@@ -38,8 +38,27 @@ pub enum PairEncoding {
 
 /// Token ids of a context and a continuation, as lm-eval makes them (v0.4.2 `lm_eval/api/model.py:294-329`): blanks at the end of the
 /// context belong to the continuation; the continuation is what the whole has beyond the length of the context. `prefix` stands in for an
-/// empty context, and the continuation then gets the special tokens. v0.4.2 fails where nothing is left of the continuation; both are
-/// encoded alone then, each with its own blanks.
+/// empty context, and the continuation then gets the special tokens. Either part may come out empty, where v0.4.2 fails.
+///
+/// # Errors
+/// [`TokenizerError::Encode`].
+pub fn split(
+    tokenizer: &Tokenizer,
+    context: &str,
+    continuation: &str,
+    bos: Bos,
+    prefix: Option<u32>,
+) -> Result<(Vec<u32>, Vec<u32>), TokenizerError> {
+    if context.is_empty() {
+        return Ok((prefix.into_iter().collect(), tokenizer.encode(continuation, special(bos))?));
+    }
+    let mut rest = tokenizer.encode(&format!("{context}{continuation}"), special(bos))?;
+    let kept = tokenizer.encode(context.trim_end_matches(is_space), special(bos))?;
+    rest.drain(..kept.len().min(rest.len()));
+    Ok((kept, rest))
+}
+
+/// The same, but where nothing is left of the continuation both are encoded alone, each with its own blanks.
 ///
 /// Either part may come out empty; there is nothing to score then, and the caller must say so.
 ///
@@ -52,19 +71,53 @@ pub fn pair(
     bos: Bos,
     prefix: Option<u32>,
 ) -> Result<(Vec<u32>, Vec<u32>, PairEncoding), TokenizerError> {
+    let (kept, rest) = split(tokenizer, context, continuation, bos, prefix)?;
     if context.is_empty() {
-        let continuation = tokenizer.encode(continuation, special(bos))?;
-        return Ok((prefix.into_iter().collect(), continuation, PairEncoding::PrefixToken));
+        return Ok((kept, rest, PairEncoding::PrefixToken));
     }
-    let whole = tokenizer.encode(&format!("{context}{continuation}"), special(bos))?;
-    let kept = tokenizer.encode(context.trim_end_matches(is_space), special(bos))?;
-    match whole.get(kept.len()..) {
-        Some(rest) if !rest.is_empty() => Ok((kept, rest.to_vec(), PairEncoding::Pair)),
-        _ => {
-            let alone = (tokenizer.encode(context, special(bos))?, tokenizer.encode(continuation, Special::None)?);
-            Ok((alone.0, alone.1, PairEncoding::Separate))
+    if rest.is_empty() {
+        let alone = (tokenizer.encode(context, special(bos))?, tokenizer.encode(continuation, Special::None)?);
+        return Ok((alone.0, alone.1, PairEncoding::Separate));
+    }
+    Ok((kept, rest, PairEncoding::Pair))
+}
+
+/// [`scored_pair`], cut on its left where the protocol cuts it to a model of so many positions. Every engine scores these.
+///
+/// # Errors
+/// Why there is nothing to score; a continuation that fills the model's window by itself has nothing before it.
+pub fn fitted_pair(
+    tokenizer: &Tokenizer,
+    scored: &LogLikelihood,
+    continuation: &str,
+    max_positions: Option<u32>,
+) -> Result<(Vec<u32>, Vec<u32>), String> {
+    let (mut context, mut tokens) = scored_pair(tokenizer, scored, continuation)?;
+    if let Some(truncation) = scored.rules.truncation {
+        let window = truncation.length(max_positions);
+        cut_left(&mut context, &mut tokens, window as usize);
+        if context.is_empty() {
+            return Err(format!("the continuation {continuation:?} is longer than the {window} positions of the model"));
         }
     }
+    Ok((context, tokens))
+}
+
+/// Token ids of one continuation of a request after its context, as [`pair`] makes them with the tokenizer's end token before an empty
+/// context.
+///
+/// # Errors
+/// Why there is nothing to score.
+pub fn scored_pair(tokenizer: &Tokenizer, scored: &LogLikelihood, continuation: &str) -> Result<(Vec<u32>, Vec<u32>), String> {
+    let prefix = tokenizer.eos_id();
+    let (context, tokens, _) = pair(tokenizer, &scored.context, continuation, scored.rules.bos, prefix).map_err(|e| e.to_string())?;
+    if tokens.is_empty() {
+        return Err(format!("the continuation {continuation:?} has no token: its log-likelihood does not exist"));
+    }
+    if context.is_empty() {
+        return Err("the context has no token, and the tokenizer has none to put before it".into());
+    }
+    Ok((context, tokens))
 }
 
 /// Cuts a pair from the left so that a model of `window` positions can score it: of context and continuation the last `window + 1` tokens
@@ -141,6 +194,7 @@ impl Stops {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::engine::{TokenRules, Truncation};
     use proptest::prelude::*;
 
     #[test]
@@ -156,6 +210,22 @@ mod tests {
             cut_left(&mut cut.0, &mut cut.1, window);
             assert_eq!(cut, expected, "window {window}");
         }
+    }
+
+    #[test]
+    fn a_pair_is_cut_to_the_model_where_the_protocol_cuts() {
+        let rules = |truncation| TokenRules { truncation, bos: Bos::Never, ..TokenRules::default() };
+        let asked =
+            |truncation| LogLikelihood { context: "東京の天気は".repeat(20), continuations: vec![], rules: rules(truncation) };
+        let no_limit = Truncation { max_length: u32::MAX };
+        let tokenizer = demo();
+        let (whole, tokens) = fitted_pair(&tokenizer, &asked(None), "晴れ", Some(9)).expect("a pair");
+        assert_eq!(fitted_pair(&tokenizer, &asked(Some(no_limit)), "晴れ", None), Ok((whole.clone(), tokens.clone())));
+        let (cut, same) = fitted_pair(&tokenizer, &asked(Some(no_limit)), "晴れ", Some(9)).expect("a pair");
+        assert_eq!((cut.len() + same.len(), &same), (10, &tokens));
+        assert!(whole.ends_with(&cut));
+        let error = fitted_pair(&tokenizer, &asked(Some(no_limit)), &"晴れ".repeat(9), Some(4)).expect_err("nothing before it");
+        assert!(error.contains("4 positions"), "{error}");
     }
 
     fn demo() -> Tokenizer {

@@ -186,16 +186,9 @@ impl Llama {
     }
 
     fn encode_pair(&self, scored: &LogLikelihood, continuation: &str) -> Result<TokenRequest, String> {
-        let prefix = self.tokenizer.eos_id();
-        let (context, tokens, _) =
-            encode::pair(&self.tokenizer, &scored.context, continuation, scored.rules.bos, prefix).map_err(|e| e.to_string())?;
-        if tokens.is_empty() {
-            return Err(format!("the continuation {continuation:?} has no token: its log-likelihood does not exist"));
-        }
-        if context.is_empty() {
-            return Err("the context has no token, and the tokenizer has none to put before it".into());
-        }
-        Ok(TokenRequest::Score { context, continuation: tokens })
+        let max_positions = u32::try_from(self.model.config().max_position_embeddings).ok();
+        let (context, continuation) = encode::fitted_pair(&self.tokenizer, scored, continuation, max_positions)?;
+        Ok(TokenRequest::Score { context, continuation })
     }
 }
 

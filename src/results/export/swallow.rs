@@ -164,7 +164,7 @@ mod tests {
     #[test]
     fn parts_means_and_missing_values() {
         let mut jmmlu = task("JMMLU", 0.5);
-        jmmlu.groups = vec![GroupScore { path: "stem".into(), metric: "exact_match".into(), value: Some(0.75), n: 4 }];
+        jmmlu.groups = vec![GroupScore { path: "stem".into(), metric: "exact_match".into(), value: Some(0.75), stderr: None, n: 4 }];
         let tasks = vec![task("JEMHopQA", 0.5), task("NIILC", 0.25), jmmlu];
         let scores = Scores::new("swallow-202407", "ja", "/models/mine", false, tasks);
         let files = files(&scores);

@@ -34,6 +34,7 @@ pub(crate) fn record(desk: &Desk, id: &str, model: &str, tasks: &[Answered<'_>],
             reference: vec!["2".into()],
             request: request(asked),
             lost_tokens: 0,
+            right: None,
         }
     };
     let spec_of = |t: &Answered<'_>| TaskSpec {

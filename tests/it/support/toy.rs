@@ -13,6 +13,7 @@ pub(crate) fn content() -> Vec<u8> {
 
 pub(crate) fn file(path: &str, content: &[u8]) -> DataFile {
     DataFile {
+        member: None,
         split: "train".into(),
         path: path.into(),
         url: Some(format!("https://pinned.invalid/v1/{path}")),
@@ -33,7 +34,7 @@ pub(crate) fn manifest(files: Vec<DataFile>) -> Manifest {
         licence_note: None,
         citation: String::new(),
         homepage: String::new(),
-        form: vec![Form { name: "only".into(), reader: Reader::Jsonl, files }],
+        form: vec![Form { name: "only".into(), reader: Reader::Jsonl, files, each: vec![] }],
     }
 }
 

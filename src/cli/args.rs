@@ -1,8 +1,8 @@
 //! The verbs and their flags. Parsing only: what a verb does stands in its own file.
 
 use super::{
-    baseline::BaselineArgs, compare::CompareArgs, data::DataCommand, export::ExportArgs, gate::GateArgs, leaderboard::LeaderboardArgs,
-    merge::MergeArgs, report::ReportArgs, run_args::RunArgs, values,
+    baseline::BaselineArgs, bench::BenchCommand, compare::CompareArgs, data::DataCommand, export::ExportArgs, gate::GateArgs,
+    leaderboard::LeaderboardArgs, merge::MergeArgs, report::ReportArgs, run_args::RunArgs, values,
 };
 use clap::{Args, Parser, Subcommand};
 use std::path::PathBuf;
@@ -62,6 +62,9 @@ pub enum Command {
     /// List, download, verify and carry data sets
     #[command(subcommand)]
     Data(DataCommand),
+    /// Measure how fast the parts are on given inputs
+    #[command(subcommand)]
+    Bench(BenchCommand),
     /// Say what works on this machine
     Doctor(DoctorArgs),
     /// Print a completion script for a shell

@@ -1,6 +1,7 @@
 //! The order of things. A run is [`plan`], then [`ask`], then [`score`]; this file reads as its contents page.
 
 pub mod ask;
+pub mod measure;
 pub mod merge;
 pub mod overrides;
 pub mod plan;

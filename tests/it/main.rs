@@ -11,6 +11,7 @@
 mod archive;
 mod bad_input;
 mod bad_server;
+mod bench;
 mod certify;
 mod cli;
 mod compare;

@@ -1,7 +1,7 @@
 //! The verbs and their flags. Parsing only: what a verb does stands in its own file.
 
 use super::{
-    baseline::BaselineArgs, bench::BenchCommand, compare::CompareArgs, data::DataCommand, export::ExportArgs, gate::GateArgs,
+    baseline::BaselineArgs, bench::BenchArgs, compare::CompareArgs, data::DataCommand, export::ExportArgs, gate::GateArgs,
     leaderboard::LeaderboardArgs, merge::MergeArgs, report::ReportArgs, run_args::RunArgs, values,
 };
 use clap::{Args, Parser, Subcommand};
@@ -62,9 +62,8 @@ pub enum Command {
     /// List, download, verify and carry data sets
     #[command(subcommand)]
     Data(DataCommand),
-    /// Measure how fast the parts are on given inputs
-    #[command(subcommand)]
-    Bench(BenchCommand),
+    /// Measure how fast a model or another part is
+    Bench(Box<BenchArgs>),
     /// Say what works on this machine
     Doctor(DoctorArgs),
     /// Print a completion script for a shell

@@ -307,7 +307,7 @@ proptest! {
     #[test]
     fn company_changes_no_answer(requests in request_sets(), rows in 1..80usize, live in 1..6usize, threads in 1..4usize) {
         let mut plain = load(&micro(), Limits::default(), Some(1));
-        let mut other = load(&micro(), Limits { rows, live }, Some(threads));
+        let mut other = load(&micro(), Limits { rows, live, ..Limits::default() }, Some(threads));
         let (together, stats) = run(&mut plain, &requests);
         let (small_steps, other_stats) = run(&mut other, &requests);
         prop_assert_eq!((stats.prefill_tokens, stats.shared_tokens), (other_stats.prefill_tokens, other_stats.shared_tokens));
@@ -335,7 +335,7 @@ fn a_run_can_end_at_any_answer() {
             sample: 0,
         })
         .collect();
-    let mut llama = load(&micro(), Limits { rows: 48, live: 4 }, None);
+    let mut llama = load(&micro(), Limits { rows: 48, live: 4, ..Limits::default() }, None);
     for wanted in 1..20 {
         let mut answered = 0;
         let mut done = |_, output| {

@@ -5,7 +5,7 @@
 use super::kv::{Pool, Sequence};
 use super::model::Model;
 use super::ops::{Segment, cpu};
-use super::plan::{Node, prefix_tree};
+use super::plan::{self, Node, Sharing};
 use super::sample::Sampler;
 use crate::engine::{Sampling, Stats};
 use std::{collections::BTreeMap, ops::ControlFlow, time::Instant};
@@ -78,11 +78,13 @@ pub struct Limits {
     pub rows: usize,
     /// Generations at once.
     pub live: usize,
+    /// Whether prompts share what they have in common.
+    pub sharing: Sharing,
 }
 
 impl Default for Limits {
     fn default() -> Self {
-        Limits { rows: 1024, live: 128 }
+        Limits { rows: 1024, live: 128, sharing: Sharing::Prefixes }
     }
 }
 
@@ -135,7 +137,7 @@ struct Scores {
 /// Only from the tensor library.
 pub fn run(model: &mut Model, requests: &[TokenRequest], limits: Limits, listener: &mut Listener<'_>) -> candle_core::Result<Stats> {
     let sequences: Vec<Vec<u32>> = requests.iter().map(TokenRequest::computed).collect();
-    let nodes = prefix_tree(&sequences);
+    let nodes = plan::nodes(&sequences, limits.sharing);
     let roots = nodes.iter().enumerate().filter(|(_, n)| n.parent.is_none());
     let mut runner = Runner {
         pool: model.pool(),

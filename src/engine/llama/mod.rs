@@ -12,6 +12,8 @@ pub mod model;
 pub mod ops;
 pub mod plan;
 pub mod sample;
+pub mod shapes;
+pub mod throughput;
 pub mod weights;
 
 use super::{
@@ -101,9 +103,7 @@ impl Llama {
             device: Some("cpu".into()),
             capabilities: None,
         };
-        let threads = options.threads.map(|n| rayon::ThreadPoolBuilder::new().num_threads(n).build()).transpose();
-        let threads = threads.map_err(|e| EngineError::new(format!("failed to start threads: {e}")))?;
-        Ok(Llama { model: Model::load(config, &weights, threads)?, tokenizer, identity, limits: options.limits })
+        Ok(Llama { model: Model::load(config, &weights, threads(options.threads)?)?, tokenizer, identity, limits: options.limits })
     }
 
     /// The same engine under another name (`demo`).
@@ -120,6 +120,11 @@ impl Llama {
     /// Shape and constants of the model.
     pub fn config(&self) -> &config::Config {
         self.model.config()
+    }
+
+    /// The model without its tokenizer.
+    pub fn into_model(self) -> Model {
+        self.model
     }
 
     /// Runs requests in token ids.
@@ -195,6 +200,15 @@ impl Llama {
         }
         Ok(TokenRequest::Score { context, continuation: tokens })
     }
+}
+
+/// Threads of a model's own; `None` where it uses all cores.
+///
+/// # Errors
+/// When the system starts none.
+pub fn threads(count: Option<usize>) -> Result<Option<rayon::ThreadPool>, EngineError> {
+    let threads = count.map(|n| rayon::ThreadPoolBuilder::new().num_threads(n).build()).transpose();
+    threads.map_err(|e| EngineError::new(format!("failed to start threads: {e}")))
 }
 
 /// Only the CPU is built.

@@ -63,6 +63,14 @@ impl Model {
         Ok(Model { heads, embedding, layers, final_norm, head, rope, config, threads })
     }
 
+    /// A model of this shape with random weights: as fast as a real one, and good for nothing else.
+    ///
+    /// # Errors
+    /// When memory runs out.
+    pub fn random(config: Config, threads: Option<ThreadPool>) -> std::result::Result<Self, EngineError> {
+        Model::load(config, &Weights::random(&Device::Cpu), threads)
+    }
+
     /// Shape and constants.
     pub fn config(&self) -> &Config {
         &self.config

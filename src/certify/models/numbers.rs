@@ -98,7 +98,7 @@ pub(super) fn logits(report: &mut Folder, index: &Source, tensors: &Path, llama:
         let argmax: Vec<u32> = rows.iter().map(|r| cpu::choose(r).argmax).collect();
         report.check_value(file, &name, "argmax", &json!(case.argmax), &json!(argmax));
         // The log-probability of any token less its logit is what the softmax divides by.
-        let logsumexp: Vec<f64> = rows.iter().map(|r| f64::from(r[0]) - cpu::log_probability(r, 0)).collect();
+        let logsumexp: Vec<f64> = rows.iter().map(|r| cpu::log_sum_exp(r)).collect();
         check_floats(report, file, &name, "logsumexp", &case.logsumexp, &logsumexp, CLOSE);
         let nll = if case.ids.len() > 1 { sums.next().map(|both| both.map(|o| 0.0 - total(o))) } else { None };
         let nll = nll.map_or(0.0, |both| both.farther(case.nll));

@@ -7,7 +7,8 @@ use super::model::Model;
 use super::ops::{Segment, cpu};
 use super::plan::{self, Node, Sharing};
 use super::sample::Sampler;
-use crate::engine::{Sampling, Stats};
+use crate::engine::{EngineError, Sampling, Stats};
+use rayon::prelude::*;
 use std::{collections::BTreeMap, ops::ControlFlow, time::Instant};
 
 /// A request in token ids.
@@ -134,8 +135,8 @@ struct Scores {
 /// Runs all requests.
 ///
 /// # Errors
-/// Only from the tensor library.
-pub fn run(model: &mut Model, requests: &[TokenRequest], limits: Limits, listener: &mut Listener<'_>) -> candle_core::Result<Stats> {
+/// Broken weights.
+pub fn run(model: &mut Model, requests: &[TokenRequest], limits: Limits, listener: &mut Listener<'_>) -> Result<Stats, EngineError> {
     let sequences: Vec<Vec<u32>> = requests.iter().map(TokenRequest::computed).collect();
     let nodes = plan::nodes(&sequences, limits.sharing);
     let roots = nodes.iter().enumerate().filter(|(_, n)| n.parent.is_none());
@@ -218,11 +219,10 @@ impl Scores {
         Some(Scores { logprobs: vec![0.0; n], greedy: vec![0; n], gap: f32::INFINITY, open: n })
     }
 
-    fn take(&mut self, continuation: &[u32], index: usize, logits: &[f32]) {
-        let choice = cpu::choose(logits);
-        self.logprobs[index] = cpu::log_probability(logits, continuation[index]);
-        self.greedy[index] = choice.argmax;
-        self.gap = self.gap.min(choice.gap);
+    fn take(&mut self, scored: &ScoredRow) {
+        self.logprobs[scored.index] = scored.logprob;
+        self.greedy[scored.index] = scored.greedy;
+        self.gap = self.gap.min(scored.gap);
         self.open -= 1;
     }
 }
@@ -253,10 +253,25 @@ struct Chunk {
     start: usize,
 }
 
-/// Whose logits a wanted row gives.
-enum Wanted<'w> {
-    Live(usize),
-    Chunk { chunk: usize, wants: &'w [Want] },
+/// A wanted row of a chunk.
+struct Wanted<'w> {
+    chunk: usize,
+    wants: &'w [Want],
+}
+
+/// What a wanted row gave.
+enum Found {
+    First(First),
+    Scored(ScoredRow),
+}
+
+/// One token of a continuation.
+struct ScoredRow {
+    request: usize,
+    index: usize,
+    logprob: f64,
+    greedy: u32,
+    gap: f32,
 }
 
 /// The first new token of a generation, with the chunk whose sequence it goes on from.
@@ -267,7 +282,7 @@ struct First {
 
 impl Runner<'_> {
     /// One packed step: a row for every live generation, then as much of the tree as fits.
-    fn step(&mut self, model: &mut Model, listener: &mut Listener<'_>) -> candle_core::Result<ControlFlow<()>> {
+    fn step(&mut self, model: &mut Model, listener: &mut Listener<'_>) -> Result<ControlFlow<()>, EngineError> {
         let started = Instant::now();
         let (mut ids, mut segments) = (Vec::new(), Vec::new());
         for live in &mut self.live {
@@ -318,40 +333,36 @@ impl Runner<'_> {
         segments: &[Segment],
         decoding: usize,
         chunks: &[Chunk],
-    ) -> candle_core::Result<Vec<First>> {
+    ) -> Result<Vec<First>, EngineError> {
         let mut rows: Vec<u32> = (0..decoding as u32).collect();
-        let mut wanted: Vec<Wanted<'_>> = (0..decoding).map(Wanted::Live).collect();
+        let mut wanted: Vec<Wanted<'_>> = Vec::new();
         for (chunk, Chunk { node, sequence, row, start }) in chunks.iter().enumerate() {
             for (position, wants) in self.wants[*node].range(*start..sequence.len()) {
                 rows.push((row + position - start) as u32);
-                wanted.push(Wanted::Chunk { chunk, wants });
+                wanted.push(Wanted { chunk, wants });
             }
         }
-        let (requests, scores, scored, live) = (self.requests, &mut self.scores, &mut self.scored, &mut self.live);
+        let (requests, live, vocab) = (self.requests, &mut self.live, model.config().vocab_size);
+        let mut found = Vec::new();
+        model.step(ids, segments, &rows, &mut self.pool, &mut |first, logits| {
+            let (of_live, of_chunks) = logits.split_at(decoding.saturating_sub(first).min(logits.len() / vocab) * vocab);
+            let going_on = live[first.min(decoding)..].par_iter_mut().zip(of_live.par_chunks_exact(vocab));
+            going_on.for_each(|(live, logits)| live.go_on(&requests[live.request], logits));
+            let wanted = &wanted[first.saturating_sub(decoding)..];
+            found.par_extend(wanted.par_iter().zip(of_chunks.par_chunks_exact(vocab)).flat_map_iter(|(w, l)| w.read(requests, l)));
+        })?;
         let mut firsts = Vec::new();
-        model.step(ids, segments, &rows, &mut self.pool, &mut |row, logits| match &wanted[row] {
-            Wanted::Live(index) => {
-                let live = &mut live[*index];
-                let choice = live.sampler.choose(logits, requests[live.request].prompt().iter().chain(&live.tokens));
-                live.gap = live.gap.min(choice.gap);
-                live.tokens.push(choice.id);
-            }
-            Wanted::Chunk { chunk, wants } => {
-                for want in *wants {
-                    match *want {
-                        Want::First(request) => {
-                            firsts.extend(first(request, &requests[request], logits).map(|live| First { chunk: *chunk, live }))
-                        }
-                        Want::Target { request, index } => {
-                            if let (Some(open), TokenRequest::Score { continuation, .. }) = (&mut scores[request], &requests[request]) {
-                                open.take(continuation, index, logits);
-                                scored.extend((open.open == 0).then_some(request));
-                            }
-                        }
+        for found in found {
+            match found {
+                Found::First(first) => firsts.push(first),
+                Found::Scored(row) => {
+                    if let Some(open) = &mut self.scores[row.request] {
+                        open.take(&row);
+                        self.scored.extend((open.open == 0).then_some(row.request));
                     }
                 }
             }
-        })?;
+        }
         Ok(firsts)
     }
 
@@ -401,6 +412,39 @@ impl Runner<'_> {
         } else {
             (live.tokens.len() >= *max_new).then_some(TokenFinish::Length)
         }
+    }
+}
+
+impl Wanted<'_> {
+    /// Everything that is wanted of one row; what several want is computed once.
+    fn read(&self, requests: &[TokenRequest], logits: &[f32]) -> Vec<Found> {
+        let scored = self.wants.iter().any(|want| matches!(want, Want::Target { .. }));
+        let of_scores = scored.then(|| (cpu::choose(logits), cpu::log_sum_exp(logits)));
+        let mut found = Vec::with_capacity(self.wants.len());
+        for want in self.wants {
+            match (*want, &of_scores) {
+                (Want::First(request), _) => {
+                    let live = first(request, &requests[request], logits);
+                    found.extend(live.map(|live| Found::First(First { chunk: self.chunk, live })));
+                }
+                (Want::Target { request, index }, Some((choice, sum))) => {
+                    let TokenRequest::Score { continuation, .. } = &requests[request] else { continue };
+                    let logprob = f64::from(logits[continuation[index] as usize]) - sum;
+                    found.push(Found::Scored(ScoredRow { request, index, logprob, greedy: choice.argmax, gap: choice.gap }));
+                }
+                (Want::Target { .. }, None) => {}
+            }
+        }
+        found
+    }
+}
+
+impl Live {
+    /// Takes the next token.
+    fn go_on(&mut self, asked: &TokenRequest, logits: &[f32]) {
+        let choice = self.sampler.choose(logits, asked.prompt().iter().chain(&self.tokens));
+        self.gap = self.gap.min(choice.gap);
+        self.tokens.push(choice.id);
     }
 }
 

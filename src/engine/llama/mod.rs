@@ -130,25 +130,26 @@ impl Llama {
     /// Runs requests in token ids.
     ///
     /// # Errors
-    /// Only from the tensor library (out of memory).
+    /// Broken weights.
     pub fn run(&mut self, requests: &[TokenRequest], listener: &mut Listener<'_>) -> Result<Stats, EngineError> {
         let (model, limits) = (&mut self.model, self.limits);
-        batch::run(model, requests, limits, listener).map_err(|e| EngineError::new(format!("the model failed: {e}")))
+        batch::run(model, requests, limits, listener)
     }
 
     /// Logits of a sequence at some positions, `vocab_size` values each.
     ///
     /// # Errors
-    /// Only from the tensor library.
+    /// Broken weights.
     pub fn logits(&mut self, ids: &[u32], positions: &[u32]) -> Result<Vec<Vec<f32>>, EngineError> {
         let mut pool = self.model.pool();
         let mut sequence = kv::Sequence::default();
         pool.reserve(&mut sequence, ids.len());
         let segment = ops::Segment { row: 0, rows: ids.len(), position: 0, pages: sequence.pages().to_vec() };
         let mut rows = vec![Vec::new(); positions.len()];
-        self.model
-            .step(ids, &[segment], positions, &mut pool, &mut |row, logits| rows[row] = logits.to_vec())
-            .map_err(|e| EngineError::new(format!("the model failed: {e}")))?;
+        let vocab = self.model.config().vocab_size;
+        self.model.step(ids, &[segment], positions, &mut pool, &mut |first, logits| {
+            rows[first..].iter_mut().zip(logits.chunks_exact(vocab)).for_each(|(row, logits)| *row = logits.to_vec());
+        })?;
         pool.release(sequence);
         Ok(rows)
     }

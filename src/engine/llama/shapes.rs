@@ -49,6 +49,11 @@ impl Config {
         self.layers as u64 * hidden * (2 * query + 2 * kv + 3 * inner)
     }
 
+    /// Those of one layer that come after its queries, keys and values.
+    pub fn weights_after_attention(&self) -> u64 {
+        (self.hidden_size * (self.heads * self.head_dim + 3 * self.intermediate_size)) as u64
+    }
+
     /// Weights of the output head.
     pub fn head_weights(&self) -> u64 {
         (self.vocab_size * self.hidden_size) as u64

@@ -29,6 +29,7 @@ mod jp_harness;
 mod leaderboard;
 mod llama_server;
 mod models;
+mod oracle;
 mod records;
 mod results;
 mod runs;

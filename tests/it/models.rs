@@ -11,6 +11,7 @@ use std::ops::ControlFlow;
 use std::path::{Path, PathBuf};
 use swallow_eval::certify::models;
 use swallow_eval::engine::llama::batch::{Limits, Listener, TokenFinish, TokenOutput, TokenRequest};
+use swallow_eval::engine::llama::plan::Sharing;
 use swallow_eval::engine::llama::{Llama, LoadOptions, weights::ModelFiles};
 use swallow_eval::engine::{
     Decode, EndTokens, Engine, Finish, Generate, LogLikelihood, Note, Output, Request, RequestKind, Sampling, Stats, TokenRules, demo,
@@ -309,6 +310,9 @@ proptest! {
         let mut plain = load(&micro(), Limits::default(), Some(1));
         let mut other = load(&micro(), Limits { rows, live, ..Limits::default() }, Some(threads));
         let (together, stats) = run(&mut plain, &requests);
+        let mut nothing_shared = load(&micro(), Limits { sharing: Sharing::Nothing, ..Limits::default() }, Some(2));
+        let (apart, stats_apart) = run(&mut nothing_shared, &requests);
+        prop_assert_eq!((stats_apart.prefill_tokens, stats_apart.shared_tokens), (stats.prefill_tokens + stats.shared_tokens, 0));
         let (small_steps, other_stats) = run(&mut other, &requests);
         prop_assert_eq!((stats.prefill_tokens, stats.shared_tokens), (other_stats.prefill_tokens, other_stats.shared_tokens));
         let mut computed = 0;
@@ -319,6 +323,7 @@ proptest! {
             // To the last bit: no near tie, draw or log-likelihood depends on company.
             prop_assert_eq!(&alone[0], &together[index]);
             prop_assert_eq!(&alone[0], &small_steps[index]);
+            prop_assert_eq!(&alone[0], &apart[index]);
         }
         prop_assert_eq!(computed, stats.prefill_tokens + stats.shared_tokens, "what is shared is what others would compute again");
     }

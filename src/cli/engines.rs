@@ -78,6 +78,7 @@ pub(super) fn load(choice: &InProcess, threads: Option<NonZeroUsize>, network: N
         revision: choice.revision.clone(),
         dtype: choice.dtype.clone(),
         device: choice.device.clone(),
+        logits: choice.logits,
         threads: threads.map(NonZeroUsize::get),
         limits,
     };

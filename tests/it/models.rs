@@ -12,7 +12,7 @@ use std::path::{Path, PathBuf};
 use swallow_eval::certify::models;
 use swallow_eval::engine::llama::batch::{Limits, Listener, TokenFinish, TokenOutput, TokenRequest};
 use swallow_eval::engine::llama::plan::Sharing;
-use swallow_eval::engine::llama::{Llama, LoadOptions, weights::ModelFiles};
+use swallow_eval::engine::llama::{Llama, LoadOptions, LogitType, weights::ModelFiles};
 use swallow_eval::engine::{
     Decode, EndTokens, Engine, Finish, Generate, LogLikelihood, Note, Output, Request, RequestKind, Sampling, Stats, TokenRules, demo,
 };
@@ -463,6 +463,13 @@ fn what_a_build_cannot_do_is_said() {
         let error = Llama::load(&micro(), &options).err().expect("refused");
         assert!(error.message.contains(expected) && error.hint.is_some(), "{error:?}");
     }
-    let rounded = Llama::load(&micro(), &LoadOptions { dtype: Some("bf16".into()), ..LoadOptions::default() }).unwrap();
-    assert_eq!(rounded.identity().dtype.as_deref(), Some("f32(bf16-weights)"));
+    let load = |logits| Llama::load(&micro(), &LoadOptions { dtype: Some("bf16".into()), logits, ..LoadOptions::default() }).unwrap();
+    for (logits, dtype, rounded) in
+        [(LogitType::AsWeights, "f32(bf16-weights-and-logits)", true), (LogitType::F32, "f32(bf16-weights)", false)]
+    {
+        let mut llama = load(logits);
+        assert_eq!(llama.identity().dtype.as_deref(), Some(dtype));
+        let row = llama.logits(&[1, 2, 3], &[2]).unwrap().remove(0);
+        assert_eq!(row.iter().all(|logit| logit.to_bits() & 0xffff == 0), rounded, "bf16 has the upper half of the bits");
+    }
 }

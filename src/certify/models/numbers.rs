@@ -202,7 +202,7 @@ pub(super) fn pairs(
 
 fn check_pair(report: &mut Folder, file: &str, row: &str, golden: &Pair, both: &Both<TokenOutput>, totals: &mut Totals) {
     let scored = both.map(|output| match output {
-        TokenOutput::Scored { logprobs, greedy, is_greedy, gap } => (logprobs.clone(), greedy.clone(), *is_greedy, f64::from(*gap)),
+        TokenOutput::Scored { logprobs, greedy, is_greedy, gap, .. } => (logprobs.clone(), greedy.clone(), *is_greedy, f64::from(*gap)),
         TokenOutput::Generated { .. } => (Vec::new(), Vec::new(), false, f64::NAN),
     });
     let sum = scored.map(|s| s.0.iter().sum::<f64>());
@@ -292,8 +292,8 @@ fn check_generation(
     totals: &mut Totals,
 ) -> (Vec<u32>, bool) {
     let generated = both.map(|output| match output {
-        TokenOutput::Generated { tokens, finish: TokenFinish::End, gap } => (tokens.clone(), "eos", *gap),
-        TokenOutput::Generated { tokens, finish: TokenFinish::Length, gap } => (tokens.clone(), "length", *gap),
+        TokenOutput::Generated { tokens, finish: TokenFinish::End, gap, .. } => (tokens.clone(), "eos", *gap),
+        TokenOutput::Generated { tokens, finish: TokenFinish::Length, gap, .. } => (tokens.clone(), "length", *gap),
         _ => (Vec::new(), "another", f32::NAN),
     });
     let ids = generated.map(|g| g.0.clone());

@@ -89,22 +89,23 @@ impl From<Measurement> for Detailed {
     }
 }
 
-/// Prints a line each for: the two peaks (`n` in operations and bytes), prefill (tokens), decode at each batch size (tokens), the documents.
+/// Prints a line each for: the documents, the two peaks (`n` in operations and bytes), prefill (tokens), decode at each batch size (tokens).
 pub(super) fn run(args: &ModelArgs) -> Verdict {
     let mut model = load(args)?;
     with_threads(args.threads, || measure(args, &mut model))?
 }
 
 fn measure(args: &ModelArgs, model: &mut Model) -> Verdict {
+    // First of all, so that its peak memory is its own.
+    if args.documents > 0 {
+        documents(args, model)?;
+    }
     let peaks = throughput::peaks().map_err(engines::failure)?;
     tell(&Measurement::new("matmul", peaks.flops as u64, 1.0))?;
     tell(&Measurement::new("copy", peaks.bytes as u64, 1.0))?;
     prefill(args, model, peaks)?;
     for batch in &args.batch {
         decode(args, model, peaks, batch.get())?;
-    }
-    if args.documents > 0 {
-        documents(args, model)?;
     }
     Ok(Exit::Ok)
 }

@@ -10,7 +10,7 @@ use crate::{
         data_source, engines,
         exit::{Exit, Failure, Verdict},
         interrupt,
-        model_choice::InProcess,
+        model_choice::{InProcess, logits},
         output::{complain, note},
         values::Dtype,
     },
@@ -43,6 +43,9 @@ pub struct RequestsArgs {
     /// Data type of the weights
     #[arg(long, value_name = "TYPE", value_enum, default_value = "auto")]
     pub dtype: Dtype,
+    /// Keep logits in f32 where --dtype rounds the weights
+    #[arg(long)]
+    pub logits_f32: bool,
     /// Threads; all cores unless given
     #[arg(long, value_name = "N")]
     pub threads: Option<NonZeroUsize>,
@@ -64,7 +67,8 @@ struct Plan {
 /// Asks every distinct request once; `n` counts rows of the input.
 pub(super) fn run(args: &RequestsArgs) -> Verdict {
     let lines = lines::read(&args.input)?;
-    let choice = InProcess { model: args.model.clone(), dtype: args.dtype.name().map(str::to_owned), ..InProcess::default() };
+    let (dtype, logits) = (args.dtype.name().map(str::to_owned), logits(args.logits_f32));
+    let choice = InProcess { model: args.model.clone(), dtype, logits, ..InProcess::default() };
     let limits = super::limits(args.no_prefix_sharing);
     let mut engine = engines::load(&choice, args.threads, data_source::network(args.offline), limits)?;
     let tokenizer = engine.facts().tokenizer;
@@ -157,9 +161,10 @@ fn answer(ids: &[RequestId], answers: &BTreeMap<RequestId, Result<Output, String
 
 /// What the engine counted.
 fn told(stats: &Stats) -> String {
-    let Stats { prefill_tokens, shared_tokens, decode_tokens, prefill_seconds, decode_seconds, .. } = stats;
+    let Stats { prefill_tokens, shared_tokens, decode_tokens, prefill_seconds, decode_seconds, near_ties, .. } = stats;
     format!(
         "{prefill_tokens} prompt tokens computed, {shared_tokens} shared, in {prefill_seconds:.2} s; \
-         {decode_tokens} tokens decoded, those without prompts beside them in {decode_seconds:.2} s"
+         {decode_tokens} tokens decoded, those without prompts beside them in {decode_seconds:.2} s; \
+         {near_ties} choices within the noise of the logits"
     )
 }

@@ -7,6 +7,7 @@ use super::model::Model;
 use super::ops::{Segment, cpu};
 use super::plan::{self, Node, Sharing};
 use super::sample::Sampler;
+use super::weights::Rounding;
 use crate::engine::{EngineError, Sampling, Stats};
 use rayon::prelude::*;
 use std::{collections::BTreeMap, ops::ControlFlow, time::Instant};
@@ -47,6 +48,8 @@ pub enum TokenOutput {
         finish: TokenFinish,
         /// Smallest gap between the two best logits.
         gap: f32,
+        /// How often the gap was within the noise of the logits.
+        near_ties: u32,
     },
     /// Log-probabilities.
     Scored {
@@ -58,6 +61,8 @@ pub enum TokenOutput {
         is_greedy: bool,
         /// Smallest gap between the two best logits.
         gap: f32,
+        /// How often the gap was within the noise of the logits.
+        near_ties: u32,
     },
 }
 
@@ -121,6 +126,7 @@ struct Live {
     tokens: Vec<u32>,
     sampler: Sampler,
     gap: f32,
+    near_ties: u32,
 }
 
 /// A continuation that is being scored.
@@ -129,6 +135,7 @@ struct Scores {
     logprobs: Vec<f64>,
     greedy: Vec<u32>,
     gap: f32,
+    near_ties: u32,
     open: usize,
 }
 
@@ -216,13 +223,14 @@ impl Scores {
     fn open(request: &TokenRequest) -> Option<Scores> {
         let TokenRequest::Score { continuation, .. } = request else { return None };
         let n = continuation.len();
-        Some(Scores { logprobs: vec![0.0; n], greedy: vec![0; n], gap: f32::INFINITY, open: n })
+        Some(Scores { logprobs: vec![0.0; n], greedy: vec![0; n], gap: f32::INFINITY, near_ties: 0, open: n })
     }
 
     fn take(&mut self, scored: &ScoredRow) {
         self.logprobs[scored.index] = scored.logprob;
         self.greedy[scored.index] = scored.greedy;
         self.gap = self.gap.min(scored.gap);
+        self.near_ties += u32::from(scored.near_tie);
         self.open -= 1;
     }
 }
@@ -272,6 +280,7 @@ struct ScoredRow {
     logprob: f64,
     greedy: u32,
     gap: f32,
+    near_tie: bool,
 }
 
 /// The first new token of a generation, with the chunk whose sequence it goes on from.
@@ -342,14 +351,16 @@ impl Runner<'_> {
                 wanted.push(Wanted { chunk, wants });
             }
         }
-        let (requests, live, vocab) = (self.requests, &mut self.live, model.config().vocab_size);
+        let (requests, live) = (self.requests, &mut self.live);
+        let (vocab, rounding) = (model.config().vocab_size, model.logits());
         let mut found = Vec::new();
         model.step(ids, segments, &rows, &mut self.pool, &mut |first, logits| {
             let (of_live, of_chunks) = logits.split_at(decoding.saturating_sub(first).min(logits.len() / vocab) * vocab);
             let going_on = live[first.min(decoding)..].par_iter_mut().zip(of_live.par_chunks_exact(vocab));
-            going_on.for_each(|(live, logits)| live.go_on(&requests[live.request], logits));
+            going_on.for_each(|(live, logits)| live.go_on(&requests[live.request], logits, rounding));
             let wanted = &wanted[first.saturating_sub(decoding)..];
-            found.par_extend(wanted.par_iter().zip(of_chunks.par_chunks_exact(vocab)).flat_map_iter(|(w, l)| w.read(requests, l)));
+            found
+                .par_extend(wanted.par_iter().zip(of_chunks.par_chunks_exact(vocab)).flat_map_iter(|(w, l)| w.read(requests, l, rounding)));
         })?;
         let mut firsts = Vec::new();
         for found in found {
@@ -384,9 +395,10 @@ impl Runner<'_> {
     /// Hands over what is done and gives its pages back at once.
     fn settle(&mut self, listener: &mut Listener<'_>) -> ControlFlow<()> {
         for request in std::mem::take(&mut self.scored) {
-            if let Some(Scores { logprobs, greedy, gap, .. }) = self.scores[request].take() {
+            if let Some(Scores { logprobs, greedy, gap, near_ties, .. }) = self.scores[request].take() {
+                self.stats.near_ties += u64::from(near_ties);
                 let is_greedy = matches!(&self.requests[request], TokenRequest::Score { continuation, .. } if *continuation == greedy);
-                (listener.done)(request, TokenOutput::Scored { logprobs, greedy, is_greedy, gap })?;
+                (listener.done)(request, TokenOutput::Scored { logprobs, greedy, is_greedy, gap, near_ties })?;
             }
         }
         let mut index = 0;
@@ -394,9 +406,10 @@ impl Runner<'_> {
             match self.finish_of(&self.live[index], listener) {
                 None => index += 1,
                 Some(finish) => {
-                    let Live { request, sequence, tokens, gap, .. } = self.live.remove(index);
+                    let Live { request, sequence, tokens, gap, near_ties, .. } = self.live.remove(index);
+                    self.stats.near_ties += u64::from(near_ties);
                     self.pool.release(sequence);
-                    (listener.done)(request, TokenOutput::Generated { tokens, finish, gap })?;
+                    (listener.done)(request, TokenOutput::Generated { tokens, finish, gap, near_ties })?;
                 }
             }
         }
@@ -417,20 +430,22 @@ impl Runner<'_> {
 
 impl Wanted<'_> {
     /// Everything that is wanted of one row; what several want is computed once.
-    fn read(&self, requests: &[TokenRequest], logits: &[f32]) -> Vec<Found> {
+    fn read(&self, requests: &[TokenRequest], logits: &[f32], rounding: Rounding) -> Vec<Found> {
         let scored = self.wants.iter().any(|want| matches!(want, Want::Target { .. }));
         let of_scores = scored.then(|| (cpu::choose(logits), cpu::log_sum_exp(logits)));
         let mut found = Vec::with_capacity(self.wants.len());
         for want in self.wants {
             match (*want, &of_scores) {
                 (Want::First(request), _) => {
-                    let live = first(request, &requests[request], logits);
+                    let live = first(request, &requests[request], logits, rounding);
                     found.extend(live.map(|live| Found::First(First { chunk: self.chunk, live })));
                 }
                 (Want::Target { request, index }, Some((choice, sum))) => {
                     let TokenRequest::Score { continuation, .. } = &requests[request] else { continue };
                     let logprob = f64::from(logits[continuation[index] as usize]) - sum;
-                    found.push(Found::Scored(ScoredRow { request, index, logprob, greedy: choice.argmax, gap: choice.gap }));
+                    let near_tie = choice.gap < rounding.noise(logits[choice.argmax as usize]);
+                    let (greedy, gap) = (choice.argmax, choice.gap);
+                    found.push(Found::Scored(ScoredRow { request, index, logprob, greedy, gap, near_tie }));
                 }
                 (Want::Target { .. }, None) => {}
             }
@@ -441,17 +456,20 @@ impl Wanted<'_> {
 
 impl Live {
     /// Takes the next token.
-    fn go_on(&mut self, asked: &TokenRequest, logits: &[f32]) {
+    fn go_on(&mut self, asked: &TokenRequest, logits: &[f32], rounding: Rounding) {
         let choice = self.sampler.choose(logits, asked.prompt().iter().chain(&self.tokens));
         self.gap = self.gap.min(choice.gap);
+        self.near_ties += u32::from(choice.gap < rounding.noise(logits[choice.id as usize]));
         self.tokens.push(choice.id);
     }
 }
 
 /// A generation that begins with the choice from its prompt's last row.
-fn first(request: usize, asked: &TokenRequest, logits: &[f32]) -> Option<Live> {
-    let TokenRequest::Generate { prompt, sampling, sample, .. } = asked else { return None };
-    let mut sampler = Sampler::new(sampling, *sample);
-    let choice = sampler.choose(logits, prompt.iter());
-    Some(Live { request, sequence: Sequence::default(), tokens: vec![choice.id], sampler, gap: choice.gap })
+fn first(request: usize, asked: &TokenRequest, logits: &[f32], rounding: Rounding) -> Option<Live> {
+    let TokenRequest::Generate { sampling, sample, .. } = asked else { return None };
+    let sampler = Sampler::new(sampling, *sample);
+    let (sequence, tokens) = (Sequence::default(), Vec::new());
+    let mut live = Live { request, sequence, tokens, sampler, gap: f32::INFINITY, near_ties: 0 };
+    live.go_on(asked, logits, rounding);
+    Some(live)
 }

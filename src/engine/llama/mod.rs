@@ -33,9 +33,6 @@ use std::{
 };
 use weights::{ModelFiles, Rounding, Weights};
 
-/// Logits closer than this make a choice that another device or batch may not repeat.
-const NEAR_TIE: f32 = 1e-3;
-
 /// How a model is loaded and run.
 #[derive(Clone, Debug, Default)]
 pub struct LoadOptions {
@@ -43,14 +40,26 @@ pub struct LoadOptions {
     pub model: String,
     /// Hub revision, where there is one.
     pub revision: Option<String>,
-    /// `f32`, `bf16`, `f16`. The CPU always computes in f32; the other two round the weights first.
+    /// `f32`, `bf16`, `f16`. The CPU always computes in f32; the other two round the weights first, and the logits in the end.
     pub dtype: Option<String>,
+    /// Whether logits are rounded with the weights.
+    pub logits: LogitType,
     /// `cpu`.
     pub device: Option<String>,
     /// Threads; all cores where `None`.
     pub threads: Option<usize>,
     /// Rows of a step and generations at once.
     pub limits: Limits,
+}
+
+/// The data type of logits.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub enum LogitType {
+    /// That of the weights: a harness that loads a model in bf16 takes log-probabilities of bf16 logits.
+    #[default]
+    AsWeights,
+    /// f32, finer than the protocol's harness had them (`--logits-f32`).
+    F32,
 }
 
 /// A loaded model with its tokenizer.
@@ -77,7 +86,7 @@ impl Llama {
     /// As [`Llama::load`].
     pub fn from_files(files: &ModelFiles, options: &LoadOptions) -> Result<Self, EngineError> {
         check_device(options.device.as_deref())?;
-        let (rounding, dtype) = rounding(options.dtype.as_deref())?;
+        let (rounding, logits, dtype) = rounding(options.dtype.as_deref(), options.logits)?;
         let config = config::parse(&files.config, files.generation_config.as_deref())?;
         let tokenizer = Tokenizer::from_bytes(&files.tokenizer, files.tokenizer_config.as_deref(), files.special_tokens_map.as_deref())
             .and_then(|tokenizer| tokenizer.with_chat_template(files.chat_template.clone()))
@@ -103,7 +112,8 @@ impl Llama {
             device: Some("cpu".into()),
             capabilities: None,
         };
-        Ok(Llama { model: Model::load(config, &weights, threads(options.threads)?)?, tokenizer, identity, limits: options.limits })
+        let model = Model::load(config, &weights, threads(options.threads)?)?.with_logits(logits);
+        Ok(Llama { model, tokenizer, identity, limits: options.limits })
     }
 
     /// The same engine under another name (`demo`).
@@ -224,13 +234,15 @@ fn check_device(device: Option<&str>) -> Result<(), EngineError> {
     }
 }
 
-/// What happens to weights, and what a signature says about it.
-fn rounding(dtype: Option<&str>) -> Result<(Rounding, &'static str), EngineError> {
-    match dtype {
-        None | Some("f32") => Ok((Rounding::None, "f32")),
-        Some("bf16") => Ok((Rounding::Bf16, "f32(bf16-weights)")),
-        Some("f16") => Ok((Rounding::F16, "f32(f16-weights)")),
-        Some(other) => Err(EngineError::with_hint(format!("unknown data type {other:?}"), "this engine has: f32, bf16, f16")),
+/// What happens to weights and to logits, and what a signature says about it.
+fn rounding(dtype: Option<&str>, logits: LogitType) -> Result<(Rounding, Rounding, &'static str), EngineError> {
+    match (dtype, logits) {
+        (None | Some("f32"), _) => Ok((Rounding::None, Rounding::None, "f32")),
+        (Some("bf16"), LogitType::AsWeights) => Ok((Rounding::Bf16, Rounding::Bf16, "f32(bf16-weights-and-logits)")),
+        (Some("bf16"), LogitType::F32) => Ok((Rounding::Bf16, Rounding::None, "f32(bf16-weights)")),
+        (Some("f16"), LogitType::AsWeights) => Ok((Rounding::F16, Rounding::F16, "f32(f16-weights-and-logits)")),
+        (Some("f16"), LogitType::F32) => Ok((Rounding::F16, Rounding::None, "f32(f16-weights)")),
+        (Some(other), _) => Err(EngineError::with_hint(format!("unknown data type {other:?}"), "this engine has: f32, bf16, f16")),
     }
 }
 
@@ -379,7 +391,7 @@ impl Reader<'_> {
     }
 
     fn generated(&self, part: usize, output: TokenOutput) -> Option<Output> {
-        let TokenOutput::Generated { tokens, finish, gap } = output else { return None };
+        let TokenOutput::Generated { tokens, finish, near_ties, .. } = output else { return None };
         let (prompt, stops) = (self.tokens[part].prompt(), &self.stops[self.places[part].0]);
         let (text, stopped) = stops.cut(self.tokenizer, prompt, &tokens);
         let prompt = prompt.len();
@@ -391,7 +403,7 @@ impl Reader<'_> {
         };
         // The last new token is never an input, so it has no position.
         let beyond = prompt + tokens.len() - 1 > self.limit;
-        let notes = [(beyond, Note::BeyondContext), (gap < NEAR_TIE, Note::NearTie)];
+        let notes = [(beyond, Note::BeyondContext), (near_ties > 0, Note::NearTie)];
         Some(Output::Generated(Generated {
             text,
             finish,

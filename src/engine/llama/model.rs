@@ -10,7 +10,7 @@ use super::ops::{
     cpu::{self, RopeTable},
     linear::Linear,
 };
-use super::weights::Weights;
+use super::weights::{Rounding, Weights};
 use crate::engine::EngineError;
 use candle_core::{Device, Tensor};
 use rayon::{ThreadPool, prelude::*};
@@ -39,6 +39,8 @@ pub struct Model {
     final_norm: Vec<f32>,
     head: Linear,
     rope: RopeTable,
+    /// What happens to logits.
+    logits: Rounding,
     /// Threads of its own; rayon's where `None`.
     threads: Option<ThreadPool>,
 }
@@ -63,7 +65,18 @@ impl Model {
         let heads = Heads { query: config.heads, kv: config.kv_heads, dim: config.head_dim };
         let rope = RopeTable::new(config.rope.inverse_frequencies(config.head_dim));
         let final_norm = values(&weights.get("model.norm.weight", &[hidden])?)?;
-        Ok(Model { heads, embedding, layers, final_norm, head, rope, config, threads })
+        Ok(Model { heads, embedding, layers, final_norm, head, rope, logits: Rounding::None, config, threads })
+    }
+
+    /// The same model with logits rounded to a data type, as a head in that type gives them.
+    #[must_use]
+    pub fn with_logits(self, logits: Rounding) -> Self {
+        Model { logits, ..self }
+    }
+
+    /// What happens to logits.
+    pub fn logits(&self) -> Rounding {
+        self.logits
     }
 
     /// A model of this shape with random weights: as fast as a real one, and good for nothing else.
@@ -123,7 +136,8 @@ impl Model {
         }
         let pieces = wanted.chunks(LOGIT_ROWS).zip(x.chunks(LOGIT_ROWS * hidden));
         for (piece, (_, rows)) in pieces.enumerate() {
-            let logits = self.head.forward(&self.norm(rows, &self.final_norm));
+            let mut logits = self.head.forward(&self.norm(rows, &self.final_norm));
+            logits.par_chunks_mut(1 << 16).for_each(|part| self.logits.apply(part));
             if logits.par_chunks(1 << 16).any(|part| part.iter().any(|l| l.is_nan())) {
                 let why = "the model failed: a logit is not a number: the weights are broken, or too large for the data type";
                 return Err(EngineError::new(why));

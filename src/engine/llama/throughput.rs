@@ -101,7 +101,13 @@ pub fn run(model: &mut Model, work: Workload, limits: Limits) -> Result<Taken, E
 
 /// Tokens without a pattern, the same for every document up to `shared`.
 fn prompt(config: &Config, document: usize, work: Workload) -> Vec<u32> {
-    let token = |at: usize, of: usize| ((at * 7919 + of * 104_729 + 13) % config.vocab_size) as u32;
+    // The finaliser of splitmix64: no two documents go the same way by accident, however small the vocabulary.
+    let token = |at: usize, of: usize| {
+        let mut mixed = (((of as u64) << 32) + at as u64 + 1).wrapping_mul(0x9e37_79b9_7f4a_7c15);
+        mixed = (mixed ^ (mixed >> 30)).wrapping_mul(0xbf58_476d_1ce4_e5b9);
+        mixed = (mixed ^ (mixed >> 27)).wrapping_mul(0x94d0_49bb_1331_11eb);
+        ((mixed ^ (mixed >> 31)) % config.vocab_size as u64) as u32
+    };
     let shared = (0..work.shared).map(|at| token(at, 0));
     shared.chain((0..work.own).map(|at| token(at, document + 1))).collect()
 }

@@ -182,7 +182,7 @@ enum Source<'f> {
     Random,
 }
 
-/// What happens to weights on their way to f32.
+/// What happens to weights on their way to f32, and to logits.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Rounding {
     /// The values of the file.
@@ -191,6 +191,28 @@ pub enum Rounding {
     Bf16,
     /// Rounded to f16 first.
     F16,
+}
+
+impl Rounding {
+    /// Rounds.
+    pub fn apply(self, values: &mut [f32]) {
+        match self {
+            Rounding::None => {}
+            Rounding::Bf16 => values.iter_mut().for_each(|v| *v = bf16::from_f32(*v).to_f32()),
+            Rounding::F16 => values.iter_mut().for_each(|v| *v = f16::from_f32(*v).to_f32()),
+        }
+    }
+
+    /// Two logits closer than this, around such a value, may come in another order from another batch or device: 1e-3 in f32, a step of
+    /// the data type where they are rounded to one.
+    pub fn noise(self, logit: f32) -> f32 {
+        const F32: f32 = 1e-3;
+        match self {
+            Rounding::None => F32,
+            Rounding::Bf16 => F32.max(logit.abs() / 128.0),
+            Rounding::F16 => F32.max(logit.abs() / 1024.0),
+        }
+    }
 }
 
 impl<'f> Weights<'f> {
@@ -249,11 +271,7 @@ impl<'f> Weights<'f> {
             Dtype::BF16 => data.chunks_exact(2).map(|b| bf16::from_bits(two(b)).to_f32()).collect(),
             _ => return None,
         };
-        match self.rounding {
-            Rounding::None => {}
-            Rounding::Bf16 => values.iter_mut().for_each(|v| *v = bf16::from_f32(*v).to_f32()),
-            Rounding::F16 => values.iter_mut().for_each(|v| *v = f16::from_f32(*v).to_f32()),
-        }
+        self.rounding.apply(&mut values);
         Some(values)
     }
 }
@@ -302,6 +320,19 @@ mod tests {
             weights,
         };
         files.weights_sha256()
+    }
+
+    #[test]
+    fn what_rounding_cannot_tell_apart_is_noise() {
+        for (rounding, step) in [(Rounding::Bf16, 0.125), (Rounding::F16, 0.0157)] {
+            let mut pair = [17.0, 17.0 + 0.49 * step];
+            rounding.apply(&mut pair);
+            assert_eq!(pair[0], pair[1], "{rounding:?}");
+            assert!(rounding.noise(17.0) >= step, "{rounding:?}");
+        }
+        let mut pair = [17.0, 17.000_01];
+        Rounding::None.apply(&mut pair);
+        assert_eq!((pair, Rounding::None.noise(17.0)), ([17.0, 17.000_01], 1e-3));
     }
 
     #[test]

@@ -88,7 +88,8 @@ fn a_model_that_cannot_fit_is_refused_before_it_is_made() {
 fn requests_give_the_same_alone_and_together() {
     let model = concat!(env!("CARGO_MANIFEST_DIR"), "/tests/golden/models/micro-llama");
     let generation = |prompt: &str, stop: &str| {
-        json!({"doc_id": prompt, "request": {"kind": "generate", "prompt": prompt, "stop": [stop], "max_new_tokens": 6, "temperature": 0.0}})
+        let request = json!({"kind": "generate", "prompt": prompt, "stop": [stop], "max_new_tokens": 6, "temperature": 0.0});
+        json!({"doc_id": prompt, "request": request})
     };
     let rows = [
         generation("質問：海", "\n"),

@@ -269,7 +269,7 @@ struct Wanted<'w> {
 
 /// What a wanted row gave.
 enum Found {
-    First(First),
+    First(Box<First>),
     Scored(ScoredRow),
 }
 
@@ -365,7 +365,7 @@ impl Runner<'_> {
         let mut firsts = Vec::new();
         for found in found {
             match found {
-                Found::First(first) => firsts.push(first),
+                Found::First(first) => firsts.push(*first),
                 Found::Scored(row) => {
                     if let Some(open) = &mut self.scores[row.request] {
                         open.take(&row);
@@ -438,7 +438,7 @@ impl Wanted<'_> {
             match (*want, &of_scores) {
                 (Want::First(request), _) => {
                     let live = first(request, &requests[request], logits, rounding);
-                    found.extend(live.map(|live| Found::First(First { chunk: self.chunk, live })));
+                    found.extend(live.map(|live| Found::First(Box::new(First { chunk: self.chunk, live }))));
                 }
                 (Want::Target { request, index }, Some((choice, sum))) => {
                     let TokenRequest::Score { continuation, .. } = &requests[request] else { continue };

@@ -1,8 +1,8 @@
 //! The verbs and their flags. Parsing only: what a verb does stands in its own file.
 
 use super::{
-    baseline::BaselineArgs, compare::CompareArgs, data::DataCommand, export::ExportArgs, gate::GateArgs, judge::JudgeArgs,
-    leaderboard::LeaderboardArgs, merge::MergeArgs, report::ReportArgs, run_args::RunArgs, sandbox::SandboxArgs, values,
+    baseline::BaselineArgs, bench::BenchArgs, compare::CompareArgs, data::DataCommand, export::ExportArgs, gate::GateArgs,
+    judge::JudgeArgs, leaderboard::LeaderboardArgs, merge::MergeArgs, report::ReportArgs, run_args::RunArgs, sandbox::SandboxArgs, values,
 };
 use clap::{Args, Parser, Subcommand};
 use std::path::PathBuf;
@@ -64,6 +64,8 @@ pub enum Command {
     /// List, download, verify and carry data sets
     #[command(subcommand)]
     Data(DataCommand),
+    /// Measure how fast a model or another part is
+    Bench(Box<BenchArgs>),
     /// Say what works on this machine
     Doctor(DoctorArgs),
     /// Print a completion script for a shell

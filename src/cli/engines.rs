@@ -16,10 +16,10 @@ use crate::{
             Endpoint, EndpointOptions,
             chat_server::{ChatOptions, ChatServer, Service},
         },
-        llama::{Llama, LoadOptions, weights::ModelFiles},
+        llama::{Llama, LoadOptions, batch::Limits, weights::ModelFiles},
     },
 };
-use std::num::NonZeroUsize;
+use std::{num::NonZeroUsize, path::PathBuf};
 
 /// Loads or connects.
 ///
@@ -64,7 +64,7 @@ pub(super) fn chat(choice: &EndpointChoice) -> Result<Box<dyn Engine>, Failure> 
 }
 
 /// What `--tokenizer DIRECTORY or HUB-ID` says of a served model.
-fn facts(tokenizer: &str, revision: Option<&str>, network: Network) -> Result<ModelFacts, Failure> {
+pub(super) fn facts(tokenizer: &str, revision: Option<&str>, network: Network) -> Result<ModelFacts, Failure> {
     let downloads = Downloads::new(Show::on_stderr(), tokenizer);
     let found = Hub::from_env(&settings::env, network).tokenizer_dir(tokenizer, revision, &|event| downloads.see(event));
     downloads.end();
@@ -87,20 +87,30 @@ fn in_process(choice: &InProcess, threads: Option<NonZeroUsize>, network: Networ
         let message = "--tokenizer is for servers: a model in this process uses the tokenizer in its own directory";
         return Err(Failure::new(Exit::Usage, message).hint("leave --tokenizer out"));
     }
-    let hub = Hub::from_env(&settings::env, network);
-    let downloads = Downloads::new(Show::on_stderr(), &choice.model);
-    let found = hub.model_dir(&choice.model, choice.revision.as_deref(), &|event| downloads.see(event));
-    downloads.end();
-    let dir = found.map_err(|e| not_at_hand(&e))?;
+    Ok(Box::new(load(choice, threads, network, Limits::default())?))
+}
+
+/// Loads a model into this process.
+pub(super) fn load(choice: &InProcess, threads: Option<NonZeroUsize>, network: Network, limits: Limits) -> Result<Llama, Failure> {
+    let dir = model_dir(&choice.model, choice.revision.as_deref(), network)?;
     let options = LoadOptions {
         model: choice.model.clone(),
         revision: choice.revision.clone(),
         dtype: choice.dtype.clone(),
         device: choice.device.clone(),
+        logits: choice.logits,
         threads: threads.map(NonZeroUsize::get),
-        ..LoadOptions::default()
+        limits,
     };
-    Ok(Box::new(Llama::load(&dir, &options).map_err(failure)?))
+    Llama::load(&dir, &options).map_err(failure)
+}
+
+/// The directory that a hub id or a path names.
+pub(super) fn model_dir(model: &str, revision: Option<&str>, network: Network) -> Result<PathBuf, Failure> {
+    let downloads = Downloads::new(Show::on_stderr(), model);
+    let found = Hub::from_env(&settings::env, network).model_dir(model, revision, &|event| downloads.see(event));
+    downloads.end();
+    found.map_err(|e| not_at_hand(&e))
 }
 
 /// The built-in model, run by the real engine.

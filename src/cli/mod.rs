@@ -5,6 +5,7 @@
 
 pub mod args;
 pub mod baseline;
+pub mod bench;
 mod certify;
 mod chat_template;
 pub mod compare;
@@ -71,6 +72,7 @@ fn dispatch(invocation: Invocation) -> Verdict {
         Command::Leaderboard(args) => leaderboard::run(&args),
         Command::Merge(args) => merge::run(&args),
         Command::Export(args) => export::run(&args),
+        Command::Bench(args) => bench::run(&args),
         Command::Doctor(args) => doctor::run(&args),
         Command::Completions(args) => completions::run(&args),
         Command::Run(args) => run::run(&args, invocation.command_line),

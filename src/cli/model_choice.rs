@@ -9,6 +9,7 @@ use super::{
     run_args::RunArgs,
     values::{Dtype, key_values},
 };
+use crate::engine::llama::LogitType;
 use crate::results::command_line::redact;
 use clap::ValueEnum;
 use std::{collections::BTreeMap, num::NonZeroUsize, str::FromStr, time::Duration};
@@ -48,6 +49,8 @@ pub struct InProcess {
     pub dtype: Option<String>,
     /// `cpu` (default), `cuda`, `cuda:1`, as typed.
     pub device: Option<String>,
+    /// Whether logits are rounded with the weights.
+    pub logits: LogitType,
 }
 
 /// Where the servers are, and how hard they are asked.
@@ -168,6 +171,11 @@ fn lm_eval(args: &RunArgs, pairs: &BTreeMap<String, String>) -> Result<ModelChoi
     }
 }
 
+/// `--logits-f32`.
+pub fn logits(logits_f32: bool) -> LogitType {
+    if logits_f32 { LogitType::F32 } else { LogitType::AsWeights }
+}
+
 fn choice(args: &RunArgs, model: String, urls: Vec<String>, pairs: &BTreeMap<String, String>) -> Result<ModelChoice, Failure> {
     let of_pairs = |key: &str| pairs.get(key).cloned();
     let tokenizer = args.tokenizer.clone().or_else(|| of_pairs("tokenizer"));
@@ -178,7 +186,8 @@ fn choice(args: &RunArgs, model: String, urls: Vec<String>, pairs: &BTreeMap<Str
             None => dtype_of(pairs)?,
         };
         let device = args.device.clone().or_else(|| of_pairs("device"));
-        return Ok(ModelChoice::InProcess(InProcess { model, revision, tokenizer, dtype: dtype.name().map(str::to_owned), device }));
+        let (dtype, logits) = (dtype.name().map(str::to_owned), logits(args.logits_f32));
+        return Ok(ModelChoice::InProcess(InProcess { model, revision, tokenizer, dtype, device, logits }));
     }
     Ok(ModelChoice::Endpoint(EndpointChoice {
         base_urls: urls.iter().map(|url| base_url(url)).collect::<Result<_, _>>()?,

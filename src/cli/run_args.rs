@@ -67,6 +67,9 @@ pub struct RunArgs {
     /// Data type of the weights; the model's own unless given
     #[arg(long, value_name = "TYPE", value_enum, help_heading = "Model")]
     pub dtype: Option<Dtype>,
+    /// Keep logits in f32 where --dtype rounds the weights: finer than a harness in that type has them
+    #[arg(long, help_heading = "Model")]
+    pub logits_f32: bool,
     /// Device of the in-process engine: cpu
     #[arg(long, value_name = "NAME", help_heading = "Model")]
     pub device: Option<String>,

@@ -420,6 +420,10 @@ pub struct Stats {
     pub decode_seconds: f64,
     /// HTTP requests sent, retries included.
     pub http_requests: u64,
+    /// Greedy choices and tokens of continuations that were decided by less than the noise of the logits' data type; 0 where the engine
+    /// sees no logits.
+    #[serde(default)]
+    pub near_ties: u64,
 }
 
 impl Stats {
@@ -432,6 +436,7 @@ impl Stats {
         self.prefill_seconds += other.prefill_seconds;
         self.decode_seconds += other.decode_seconds;
         self.http_requests += other.http_requests;
+        self.near_ties += other.near_ties;
     }
 }
 

@@ -4,6 +4,7 @@ pub mod agreement;
 pub mod ask;
 pub mod grade;
 pub mod judge;
+pub mod measure;
 pub mod merge;
 pub mod overrides;
 pub mod plan;

@@ -11,6 +11,7 @@
 mod archive;
 mod bad_input;
 mod bad_server;
+mod bench;
 mod certify;
 mod certify_en;
 mod cli;
@@ -31,6 +32,7 @@ mod leaderboard;
 mod llama_server;
 mod models;
 mod mtbench;
+mod oracle;
 mod records;
 mod results;
 mod runs;

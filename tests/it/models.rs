@@ -11,7 +11,8 @@ use std::ops::ControlFlow;
 use std::path::{Path, PathBuf};
 use swallow_eval::certify::models;
 use swallow_eval::engine::llama::batch::{Limits, Listener, TokenFinish, TokenOutput, TokenRequest};
-use swallow_eval::engine::llama::{Llama, LoadOptions, weights::ModelFiles};
+use swallow_eval::engine::llama::plan::Sharing;
+use swallow_eval::engine::llama::{Llama, LoadOptions, LogitType, weights::ModelFiles};
 use swallow_eval::engine::{
     Decode, EndTokens, Engine, Finish, Generate, LogLikelihood, Note, Output, Request, RequestKind, Sampling, Stats, TokenRules, demo,
 };
@@ -307,8 +308,11 @@ proptest! {
     #[test]
     fn company_changes_no_answer(requests in request_sets(), rows in 1..80usize, live in 1..6usize, threads in 1..4usize) {
         let mut plain = load(&micro(), Limits::default(), Some(1));
-        let mut other = load(&micro(), Limits { rows, live }, Some(threads));
+        let mut other = load(&micro(), Limits { rows, live, ..Limits::default() }, Some(threads));
         let (together, stats) = run(&mut plain, &requests);
+        let mut nothing_shared = load(&micro(), Limits { sharing: Sharing::Nothing, ..Limits::default() }, Some(2));
+        let (apart, stats_apart) = run(&mut nothing_shared, &requests);
+        prop_assert_eq!((stats_apart.prefill_tokens, stats_apart.shared_tokens), (stats.prefill_tokens + stats.shared_tokens, 0));
         let (small_steps, other_stats) = run(&mut other, &requests);
         prop_assert_eq!((stats.prefill_tokens, stats.shared_tokens), (other_stats.prefill_tokens, other_stats.shared_tokens));
         let mut computed = 0;
@@ -319,6 +323,7 @@ proptest! {
             // To the last bit: no near tie, draw or log-likelihood depends on company.
             prop_assert_eq!(&alone[0], &together[index]);
             prop_assert_eq!(&alone[0], &small_steps[index]);
+            prop_assert_eq!(&alone[0], &apart[index]);
         }
         prop_assert_eq!(computed, stats.prefill_tokens + stats.shared_tokens, "what is shared is what others would compute again");
     }
@@ -357,7 +362,7 @@ fn a_run_can_end_at_any_answer() {
             sample: 0,
         })
         .collect();
-    let mut llama = load(&micro(), Limits { rows: 48, live: 4 }, None);
+    let mut llama = load(&micro(), Limits { rows: 48, live: 4, ..Limits::default() }, None);
     for wanted in 1..20 {
         let mut answered = 0;
         let mut done = |_, output| {
@@ -480,6 +485,13 @@ fn what_a_build_cannot_do_is_said() {
         let error = Llama::load(&micro(), &options).err().expect("refused");
         assert!(error.message.contains(expected) && error.hint.is_some(), "{error:?}");
     }
-    let rounded = Llama::load(&micro(), &LoadOptions { dtype: Some("bf16".into()), ..LoadOptions::default() }).unwrap();
-    assert_eq!(rounded.identity().dtype.as_deref(), Some("f32(bf16-weights)"));
+    let load = |logits| Llama::load(&micro(), &LoadOptions { dtype: Some("bf16".into()), logits, ..LoadOptions::default() }).unwrap();
+    for (logits, dtype, rounded) in
+        [(LogitType::AsWeights, "f32(bf16-weights-and-logits)", true), (LogitType::F32, "f32(bf16-weights)", false)]
+    {
+        let mut llama = load(logits);
+        assert_eq!(llama.identity().dtype.as_deref(), Some(dtype));
+        let row = llama.logits(&[1, 2, 3], &[2]).unwrap().remove(0);
+        assert_eq!(row.iter().all(|logit| logit.to_bits() & 0xffff == 0), rounded, "bf16 has the upper half of the bits");
+    }
 }

@@ -98,7 +98,7 @@ pub(super) fn logits(report: &mut Folder, index: &Source, tensors: &Path, llama:
         let argmax: Vec<u32> = rows.iter().map(|r| cpu::choose(r).argmax).collect();
         report.check_value(file, &name, "argmax", &json!(case.argmax), &json!(argmax));
         // The log-probability of any token less its logit is what the softmax divides by.
-        let logsumexp: Vec<f64> = rows.iter().map(|r| f64::from(r[0]) - cpu::log_probability(r, 0)).collect();
+        let logsumexp: Vec<f64> = rows.iter().map(|r| cpu::log_sum_exp(r)).collect();
         check_floats(report, file, &name, "logsumexp", &case.logsumexp, &logsumexp, CLOSE);
         let nll = if case.ids.len() > 1 { sums.next().map(|both| both.map(|o| 0.0 - total(o))) } else { None };
         let nll = nll.map_or(0.0, |both| both.farther(case.nll));
@@ -202,7 +202,7 @@ pub(super) fn pairs(
 
 fn check_pair(report: &mut Folder, file: &str, row: &str, golden: &Pair, both: &Both<TokenOutput>, totals: &mut Totals) {
     let scored = both.map(|output| match output {
-        TokenOutput::Scored { logprobs, greedy, is_greedy, gap } => (logprobs.clone(), greedy.clone(), *is_greedy, f64::from(*gap)),
+        TokenOutput::Scored { logprobs, greedy, is_greedy, gap, .. } => (logprobs.clone(), greedy.clone(), *is_greedy, f64::from(*gap)),
         TokenOutput::Generated { .. } => (Vec::new(), Vec::new(), false, f64::NAN),
     });
     let sum = scored.map(|s| s.0.iter().sum::<f64>());
@@ -292,8 +292,8 @@ fn check_generation(
     totals: &mut Totals,
 ) -> (Vec<u32>, bool) {
     let generated = both.map(|output| match output {
-        TokenOutput::Generated { tokens, finish: TokenFinish::End, gap } => (tokens.clone(), "eos", *gap),
-        TokenOutput::Generated { tokens, finish: TokenFinish::Length, gap } => (tokens.clone(), "length", *gap),
+        TokenOutput::Generated { tokens, finish: TokenFinish::End, gap, .. } => (tokens.clone(), "eos", *gap),
+        TokenOutput::Generated { tokens, finish: TokenFinish::Length, gap, .. } => (tokens.clone(), "length", *gap),
         _ => (Vec::new(), "another", f32::NAN),
     });
     let ids = generated.map(|g| g.0.clone());

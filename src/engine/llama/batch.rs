@@ -5,9 +5,11 @@
 use super::kv::{Pool, Sequence};
 use super::model::Model;
 use super::ops::{Segment, cpu};
-use super::plan::{Node, prefix_tree};
+use super::plan::{self, Node, Sharing};
 use super::sample::Sampler;
-use crate::engine::{Sampling, Stats};
+use super::weights::Rounding;
+use crate::engine::{EngineError, Sampling, Stats};
+use rayon::prelude::*;
 use std::{collections::BTreeMap, ops::ControlFlow, time::Instant};
 
 /// A request in token ids.
@@ -46,6 +48,8 @@ pub enum TokenOutput {
         finish: TokenFinish,
         /// Smallest gap between the two best logits.
         gap: f32,
+        /// How often the gap was within the noise of the logits.
+        near_ties: u32,
     },
     /// Log-probabilities.
     Scored {
@@ -57,6 +61,8 @@ pub enum TokenOutput {
         is_greedy: bool,
         /// Smallest gap between the two best logits.
         gap: f32,
+        /// How often the gap was within the noise of the logits.
+        near_ties: u32,
     },
 }
 
@@ -78,11 +84,13 @@ pub struct Limits {
     pub rows: usize,
     /// Generations at once.
     pub live: usize,
+    /// Whether prompts share what they have in common.
+    pub sharing: Sharing,
 }
 
 impl Default for Limits {
     fn default() -> Self {
-        Limits { rows: 1024, live: 128 }
+        Limits { rows: 1024, live: 128, sharing: Sharing::Prefixes }
     }
 }
 
@@ -118,6 +126,7 @@ struct Live {
     tokens: Vec<u32>,
     sampler: Sampler,
     gap: f32,
+    near_ties: u32,
 }
 
 /// A continuation that is being scored.
@@ -126,16 +135,17 @@ struct Scores {
     logprobs: Vec<f64>,
     greedy: Vec<u32>,
     gap: f32,
+    near_ties: u32,
     open: usize,
 }
 
 /// Runs all requests.
 ///
 /// # Errors
-/// Only from the tensor library.
-pub fn run(model: &mut Model, requests: &[TokenRequest], limits: Limits, listener: &mut Listener<'_>) -> candle_core::Result<Stats> {
+/// Broken weights.
+pub fn run(model: &mut Model, requests: &[TokenRequest], limits: Limits, listener: &mut Listener<'_>) -> Result<Stats, EngineError> {
     let sequences: Vec<Vec<u32>> = requests.iter().map(TokenRequest::computed).collect();
-    let nodes = prefix_tree(&sequences);
+    let nodes = plan::nodes(&sequences, limits.sharing);
     let roots = nodes.iter().enumerate().filter(|(_, n)| n.parent.is_none());
     let mut runner = Runner {
         pool: model.pool(),
@@ -213,14 +223,14 @@ impl Scores {
     fn open(request: &TokenRequest) -> Option<Scores> {
         let TokenRequest::Score { continuation, .. } = request else { return None };
         let n = continuation.len();
-        Some(Scores { logprobs: vec![0.0; n], greedy: vec![0; n], gap: f32::INFINITY, open: n })
+        Some(Scores { logprobs: vec![0.0; n], greedy: vec![0; n], gap: f32::INFINITY, near_ties: 0, open: n })
     }
 
-    fn take(&mut self, continuation: &[u32], index: usize, logits: &[f32]) {
-        let choice = cpu::choose(logits);
-        self.logprobs[index] = cpu::log_probability(logits, continuation[index]);
-        self.greedy[index] = choice.argmax;
-        self.gap = self.gap.min(choice.gap);
+    fn take(&mut self, scored: &ScoredRow) {
+        self.logprobs[scored.index] = scored.logprob;
+        self.greedy[scored.index] = scored.greedy;
+        self.gap = self.gap.min(scored.gap);
+        self.near_ties += u32::from(scored.near_tie);
         self.open -= 1;
     }
 }
@@ -251,10 +261,26 @@ struct Chunk {
     start: usize,
 }
 
-/// Whose logits a wanted row gives.
-enum Wanted<'w> {
-    Live(usize),
-    Chunk { chunk: usize, wants: &'w [Want] },
+/// A wanted row of a chunk.
+struct Wanted<'w> {
+    chunk: usize,
+    wants: &'w [Want],
+}
+
+/// What a wanted row gave.
+enum Found {
+    First(Box<First>),
+    Scored(ScoredRow),
+}
+
+/// One token of a continuation.
+struct ScoredRow {
+    request: usize,
+    index: usize,
+    logprob: f64,
+    greedy: u32,
+    gap: f32,
+    near_tie: bool,
 }
 
 /// The first new token of a generation, with the chunk whose sequence it goes on from.
@@ -265,7 +291,7 @@ struct First {
 
 impl Runner<'_> {
     /// One packed step: a row for every live generation, then as much of the tree as fits.
-    fn step(&mut self, model: &mut Model, listener: &mut Listener<'_>) -> candle_core::Result<ControlFlow<()>> {
+    fn step(&mut self, model: &mut Model, listener: &mut Listener<'_>) -> Result<ControlFlow<()>, EngineError> {
         let started = Instant::now();
         let (mut ids, mut segments) = (Vec::new(), Vec::new());
         for live in &mut self.live {
@@ -316,41 +342,39 @@ impl Runner<'_> {
         segments: &[Segment],
         decoding: usize,
         chunks: &[Chunk],
-    ) -> candle_core::Result<Vec<First>> {
+    ) -> Result<Vec<First>, EngineError> {
         let mut rows: Vec<u32> = (0..decoding as u32).collect();
-        let mut wanted: Vec<Wanted<'_>> = (0..decoding).map(Wanted::Live).collect();
+        let mut wanted: Vec<Wanted<'_>> = Vec::new();
         for (chunk, Chunk { node, sequence, row, start }) in chunks.iter().enumerate() {
             for (position, wants) in self.wants[*node].range(*start..sequence.len()) {
                 rows.push((row + position - start) as u32);
-                wanted.push(Wanted::Chunk { chunk, wants });
+                wanted.push(Wanted { chunk, wants });
             }
         }
         self.stats.logit_rows += rows.len() as u64;
-        let (requests, scores, scored, live) = (self.requests, &mut self.scores, &mut self.scored, &mut self.live);
+        let (requests, live) = (self.requests, &mut self.live);
+        let (vocab, rounding) = (model.config().vocab_size, model.logits());
+        let mut found = Vec::new();
+        model.step(ids, segments, &rows, &mut self.pool, &mut |first, logits| {
+            let (of_live, of_chunks) = logits.split_at(decoding.saturating_sub(first).min(logits.len() / vocab) * vocab);
+            let going_on = live[first.min(decoding)..].par_iter_mut().zip(of_live.par_chunks_exact(vocab));
+            going_on.for_each(|(live, logits)| live.go_on(&requests[live.request], logits, rounding));
+            let wanted = &wanted[first.saturating_sub(decoding)..];
+            found
+                .par_extend(wanted.par_iter().zip(of_chunks.par_chunks_exact(vocab)).flat_map_iter(|(w, l)| w.read(requests, l, rounding)));
+        })?;
         let mut firsts = Vec::new();
-        model.step(ids, segments, &rows, &mut self.pool, &mut |row, logits| match &wanted[row] {
-            Wanted::Live(index) => {
-                let live = &mut live[*index];
-                let choice = live.sampler.choose(logits, requests[live.request].prompt().iter().chain(&live.tokens));
-                live.gap = live.gap.min(choice.gap);
-                live.tokens.push(choice.id);
-            }
-            Wanted::Chunk { chunk, wants } => {
-                for want in *wants {
-                    match *want {
-                        Want::First(request) => {
-                            firsts.extend(first(request, &requests[request], logits).map(|live| First { chunk: *chunk, live }))
-                        }
-                        Want::Target { request, index } => {
-                            if let (Some(open), TokenRequest::Score { continuation, .. }) = (&mut scores[request], &requests[request]) {
-                                open.take(continuation, index, logits);
-                                scored.extend((open.open == 0).then_some(request));
-                            }
-                        }
+        for found in found {
+            match found {
+                Found::First(first) => firsts.push(*first),
+                Found::Scored(row) => {
+                    if let Some(open) = &mut self.scores[row.request] {
+                        open.take(&row);
+                        self.scored.extend((open.open == 0).then_some(row.request));
                     }
                 }
             }
-        })?;
+        }
         Ok(firsts)
     }
 
@@ -372,9 +396,10 @@ impl Runner<'_> {
     /// Hands over what is done and gives its pages back at once.
     fn settle(&mut self, listener: &mut Listener<'_>) -> ControlFlow<()> {
         for request in std::mem::take(&mut self.scored) {
-            if let Some(Scores { logprobs, greedy, gap, .. }) = self.scores[request].take() {
+            if let Some(Scores { logprobs, greedy, gap, near_ties, .. }) = self.scores[request].take() {
+                self.stats.near_ties += u64::from(near_ties);
                 let is_greedy = matches!(&self.requests[request], TokenRequest::Score { continuation, .. } if *continuation == greedy);
-                (listener.done)(request, TokenOutput::Scored { logprobs, greedy, is_greedy, gap })?;
+                (listener.done)(request, TokenOutput::Scored { logprobs, greedy, is_greedy, gap, near_ties })?;
             }
         }
         let mut index = 0;
@@ -382,9 +407,10 @@ impl Runner<'_> {
             match self.finish_of(&self.live[index], listener) {
                 None => index += 1,
                 Some(finish) => {
-                    let Live { request, sequence, tokens, gap, .. } = self.live.remove(index);
+                    let Live { request, sequence, tokens, gap, near_ties, .. } = self.live.remove(index);
+                    self.stats.near_ties += u64::from(near_ties);
                     self.pool.release(sequence);
-                    (listener.done)(request, TokenOutput::Generated { tokens, finish, gap })?;
+                    (listener.done)(request, TokenOutput::Generated { tokens, finish, gap, near_ties })?;
                 }
             }
         }
@@ -403,10 +429,48 @@ impl Runner<'_> {
     }
 }
 
+impl Wanted<'_> {
+    /// Everything that is wanted of one row; what several want is computed once.
+    fn read(&self, requests: &[TokenRequest], logits: &[f32], rounding: Rounding) -> Vec<Found> {
+        let scored = self.wants.iter().any(|want| matches!(want, Want::Target { .. }));
+        let of_scores = scored.then(|| (cpu::choose(logits), cpu::log_sum_exp(logits)));
+        let mut found = Vec::with_capacity(self.wants.len());
+        for want in self.wants {
+            match (*want, &of_scores) {
+                (Want::First(request), _) => {
+                    let live = first(request, &requests[request], logits, rounding);
+                    found.extend(live.map(|live| Found::First(Box::new(First { chunk: self.chunk, live }))));
+                }
+                (Want::Target { request, index }, Some((choice, sum))) => {
+                    let TokenRequest::Score { continuation, .. } = &requests[request] else { continue };
+                    let logprob = f64::from(logits[continuation[index] as usize]) - sum;
+                    let near_tie = choice.gap < rounding.noise(logits[choice.argmax as usize]);
+                    let (greedy, gap) = (choice.argmax, choice.gap);
+                    found.push(Found::Scored(ScoredRow { request, index, logprob, greedy, gap, near_tie }));
+                }
+                (Want::Target { .. }, None) => {}
+            }
+        }
+        found
+    }
+}
+
+impl Live {
+    /// Takes the next token.
+    fn go_on(&mut self, asked: &TokenRequest, logits: &[f32], rounding: Rounding) {
+        let choice = self.sampler.choose(logits, asked.prompt().iter().chain(&self.tokens));
+        self.gap = self.gap.min(choice.gap);
+        self.near_ties += u32::from(choice.gap < rounding.noise(logits[choice.id as usize]));
+        self.tokens.push(choice.id);
+    }
+}
+
 /// A generation that begins with the choice from its prompt's last row.
-fn first(request: usize, asked: &TokenRequest, logits: &[f32]) -> Option<Live> {
-    let TokenRequest::Generate { prompt, sampling, sample, .. } = asked else { return None };
-    let mut sampler = Sampler::new(sampling, *sample);
-    let choice = sampler.choose(logits, prompt.iter());
-    Some(Live { request, sequence: Sequence::default(), tokens: vec![choice.id], sampler, gap: choice.gap })
+fn first(request: usize, asked: &TokenRequest, logits: &[f32], rounding: Rounding) -> Option<Live> {
+    let TokenRequest::Generate { sampling, sample, .. } = asked else { return None };
+    let sampler = Sampler::new(sampling, *sample);
+    let (sequence, tokens) = (Sequence::default(), Vec::new());
+    let mut live = Live { request, sequence, tokens, sampler, gap: f32::INFINITY, near_ties: 0 };
+    live.go_on(asked, logits, rounding);
+    Some(live)
 }

@@ -1,7 +1,7 @@
 //! Conversations in-process: every turn is generated, read, and put into the prompt of the next one.
 
+use super::Llama;
 use super::batch::{Listener, TokenFinish, TokenOutput, TokenRequest};
-use super::{Llama, NEAR_TIE};
 use crate::engine::chat::{ChatTemplate, Ending, fastchat, turn};
 use crate::engine::{
     Chat, EndTokens, EngineError, Finish, Generated, Note, Output, Request, RequestFailure, RequestKind, Response, Sink, Stats, Template,
@@ -127,12 +127,12 @@ impl Llama {
         }
         let (tokenizer, limit, cancel) = (self.tokenizer.clone(), self.model.config().max_position_embeddings, sink.cancel_flag());
         let mut done = |at: usize, output: TokenOutput| {
-            if let TokenOutput::Generated { tokens: new, finish, gap } = output {
+            if let TokenOutput::Generated { tokens: new, finish, near_ties, .. } = output {
                 let held = &mut group[at];
                 let answer = read(&tokenizer, &held.chat.template, &new);
                 let prompt = tokens[at].prompt().len();
                 let beyond = prompt + new.len() > limit + 1;
-                let notes = [(beyond, Note::BeyondContext), (gap < NEAR_TIE, Note::NearTie)];
+                let notes = [(beyond, Note::BeyondContext), (near_ties > 0, Note::NearTie)];
                 let raw = Generated {
                     text: tokenizer.decode(&new, Specials::Keep),
                     finish: if finish == TokenFinish::Length { Finish::Length } else { Finish::EndToken },

@@ -14,7 +14,8 @@ pub struct Pool {
     page_len: usize,
 }
 
-/// Pages of one layer: keys and values, each `[page][kv_head][token][head_dim]`.
+/// Pages of one layer: keys `[page][kv_head][head_dim][token]`, so that a page is the right side of a product with queries; values
+/// `[page][kv_head][token][head_dim]`, for the product with weights.
 #[derive(Debug, Default)]
 struct Layer {
     keys: Vec<f32>,

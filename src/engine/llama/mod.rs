@@ -13,6 +13,8 @@ pub mod model;
 pub mod ops;
 pub mod plan;
 pub mod sample;
+pub mod shapes;
+pub mod throughput;
 pub mod weights;
 
 use super::{
@@ -32,9 +34,6 @@ use std::{
 };
 use weights::{ModelFiles, Rounding, Weights};
 
-/// Logits closer than this make a choice that another device or batch may not repeat.
-const NEAR_TIE: f32 = 1e-3;
-
 /// How a model is loaded and run.
 #[derive(Clone, Debug, Default)]
 pub struct LoadOptions {
@@ -42,14 +41,26 @@ pub struct LoadOptions {
     pub model: String,
     /// Hub revision, where there is one.
     pub revision: Option<String>,
-    /// `f32`, `bf16`, `f16`. The CPU always computes in f32; the other two round the weights first.
+    /// `f32`, `bf16`, `f16`. The CPU always computes in f32; the other two round the weights first, and the logits in the end.
     pub dtype: Option<String>,
+    /// Whether logits are rounded with the weights.
+    pub logits: LogitType,
     /// `cpu`.
     pub device: Option<String>,
     /// Threads; all cores where `None`.
     pub threads: Option<usize>,
     /// Rows of a step and generations at once.
     pub limits: Limits,
+}
+
+/// The data type of logits.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub enum LogitType {
+    /// That of the weights: a harness that loads a model in bf16 takes log-probabilities of bf16 logits.
+    #[default]
+    AsWeights,
+    /// f32, finer than the protocol's harness had them (`--logits-f32`).
+    F32,
 }
 
 /// A loaded model with its tokenizer.
@@ -76,7 +87,7 @@ impl Llama {
     /// As [`Llama::load`].
     pub fn from_files(files: &ModelFiles, options: &LoadOptions) -> Result<Self, EngineError> {
         check_device(options.device.as_deref())?;
-        let (rounding, dtype) = rounding(options.dtype.as_deref())?;
+        let (rounding, logits, dtype) = rounding(options.dtype.as_deref(), options.logits)?;
         let config = config::parse(&files.config, files.generation_config.as_deref())?;
         let tokenizer = Tokenizer::from_bytes(&files.tokenizer, files.tokenizer_config.as_deref(), files.special_tokens_map.as_deref())
             .and_then(|tokenizer| tokenizer.with_chat_template(files.chat_template.clone()))
@@ -102,9 +113,8 @@ impl Llama {
             device: Some("cpu".into()),
             capabilities: None,
         };
-        let threads = options.threads.map(|n| rayon::ThreadPoolBuilder::new().num_threads(n).build()).transpose();
-        let threads = threads.map_err(|e| EngineError::new(format!("failed to start threads: {e}")))?;
-        Ok(Llama { model: Model::load(config, &weights, threads)?, tokenizer, identity, limits: options.limits })
+        let model = Model::load(config, &weights, threads(options.threads)?)?.with_logits(logits);
+        Ok(Llama { model, tokenizer, identity, limits: options.limits })
     }
 
     /// The same engine under another name (`demo`).
@@ -123,28 +133,34 @@ impl Llama {
         self.model.config()
     }
 
+    /// The model without its tokenizer.
+    pub fn into_model(self) -> Model {
+        self.model
+    }
+
     /// Runs requests in token ids.
     ///
     /// # Errors
-    /// Only from the tensor library (out of memory).
+    /// Broken weights.
     pub fn run(&mut self, requests: &[TokenRequest], listener: &mut Listener<'_>) -> Result<Stats, EngineError> {
         let (model, limits) = (&mut self.model, self.limits);
-        batch::run(model, requests, limits, listener).map_err(|e| EngineError::new(format!("the model failed: {e}")))
+        batch::run(model, requests, limits, listener)
     }
 
     /// Logits of a sequence at some positions, `vocab_size` values each.
     ///
     /// # Errors
-    /// Only from the tensor library.
+    /// Broken weights.
     pub fn logits(&mut self, ids: &[u32], positions: &[u32]) -> Result<Vec<Vec<f32>>, EngineError> {
         let mut pool = self.model.pool();
         let mut sequence = kv::Sequence::default();
         pool.reserve(&mut sequence, ids.len());
         let segment = ops::Segment { row: 0, rows: ids.len(), position: 0, pages: sequence.pages().to_vec() };
         let mut rows = vec![Vec::new(); positions.len()];
-        self.model
-            .step(ids, &[segment], positions, &mut pool, &mut |row, logits| rows[row] = logits.to_vec())
-            .map_err(|e| EngineError::new(format!("the model failed: {e}")))?;
+        let vocab = self.model.config().vocab_size;
+        self.model.step(ids, &[segment], positions, &mut pool, &mut |first, logits| {
+            rows[first..].iter_mut().zip(logits.chunks_exact(vocab)).for_each(|(row, logits)| *row = logits.to_vec());
+        })?;
         pool.release(sequence);
         Ok(rows)
     }
@@ -192,6 +208,15 @@ impl Llama {
     }
 }
 
+/// Threads of a model's own; `None` where it uses all cores.
+///
+/// # Errors
+/// When the system starts none.
+pub fn threads(count: Option<usize>) -> Result<Option<rayon::ThreadPool>, EngineError> {
+    let threads = count.map(|n| rayon::ThreadPoolBuilder::new().num_threads(n).build()).transpose();
+    threads.map_err(|e| EngineError::new(format!("failed to start threads: {e}")))
+}
+
 /// Only the CPU is built.
 fn check_device(device: Option<&str>) -> Result<(), EngineError> {
     match device {
@@ -204,13 +229,15 @@ fn check_device(device: Option<&str>) -> Result<(), EngineError> {
     }
 }
 
-/// What happens to weights, and what a signature says about it.
-fn rounding(dtype: Option<&str>) -> Result<(Rounding, &'static str), EngineError> {
-    match dtype {
-        None | Some("f32") => Ok((Rounding::None, "f32")),
-        Some("bf16") => Ok((Rounding::Bf16, "f32(bf16-weights)")),
-        Some("f16") => Ok((Rounding::F16, "f32(f16-weights)")),
-        Some(other) => Err(EngineError::with_hint(format!("unknown data type {other:?}"), "this engine has: f32, bf16, f16")),
+/// What happens to weights and to logits, and what a signature says about it.
+fn rounding(dtype: Option<&str>, logits: LogitType) -> Result<(Rounding, Rounding, &'static str), EngineError> {
+    match (dtype, logits) {
+        (None | Some("f32"), _) => Ok((Rounding::None, Rounding::None, "f32")),
+        (Some("bf16"), LogitType::AsWeights) => Ok((Rounding::Bf16, Rounding::Bf16, "f32(bf16-weights-and-logits)")),
+        (Some("bf16"), LogitType::F32) => Ok((Rounding::Bf16, Rounding::None, "f32(bf16-weights)")),
+        (Some("f16"), LogitType::AsWeights) => Ok((Rounding::F16, Rounding::F16, "f32(f16-weights-and-logits)")),
+        (Some("f16"), LogitType::F32) => Ok((Rounding::F16, Rounding::None, "f32(f16-weights)")),
+        (Some(other), _) => Err(EngineError::with_hint(format!("unknown data type {other:?}"), "this engine has: f32, bf16, f16")),
     }
 }
 
@@ -376,7 +403,7 @@ impl Reader<'_> {
     }
 
     fn generated(&self, part: usize, output: TokenOutput) -> Option<Output> {
-        let TokenOutput::Generated { tokens, finish, gap } = output else { return None };
+        let TokenOutput::Generated { tokens, finish, near_ties, .. } = output else { return None };
         let (prompt, stops) = (self.tokens[part].prompt(), &self.stops[self.places[part].0]);
         let (text, stopped) = stops.cut(self.tokenizer, prompt, &tokens);
         let prompt = prompt.len();
@@ -388,7 +415,7 @@ impl Reader<'_> {
         };
         // The last new token is never an input, so it has no position.
         let beyond = prompt + tokens.len() - 1 > self.limit;
-        let notes = [(beyond, Note::BeyondContext), (gap < NEAR_TIE, Note::NearTie)];
+        let notes = [(beyond, Note::BeyondContext), (near_ties > 0, Note::NearTie)];
         Some(Output::Generated(Generated {
             text,
             finish,

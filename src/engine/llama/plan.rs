@@ -21,6 +21,35 @@ pub struct Node {
     pub ends: Vec<usize>,
 }
 
+/// Whether sequences that begin alike are computed together.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub enum Sharing {
+    /// A common beginning is computed once.
+    #[default]
+    Prefixes,
+    /// Every sequence is computed by itself: to measure what sharing saves.
+    Nothing,
+}
+
+/// The nodes that are computed: a tree, or a root for each sequence.
+pub fn nodes(sequences: &[Vec<u32>], sharing: Sharing) -> Vec<Node> {
+    match sharing {
+        Sharing::Prefixes => prefix_tree(sequences),
+        Sharing::Nothing => {
+            let alone = |(owner, sequence): (usize, &Vec<u32>)| Node {
+                owner,
+                start: 0,
+                end: sequence.len(),
+                parent: None,
+                children: Vec::new(),
+                sequences: 1,
+                ends: vec![owner],
+            };
+            sequences.iter().enumerate().filter(|(_, s)| !s.is_empty()).map(alone).collect()
+        }
+    }
+}
+
 /// Builds the tree. Empty sequences are in no node.
 pub fn prefix_tree(sequences: &[Vec<u32>]) -> Vec<Node> {
     let mut order: Vec<usize> = (0..sequences.len()).filter(|i| !sequences[*i].is_empty()).collect();

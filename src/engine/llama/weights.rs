@@ -6,6 +6,7 @@ use crate::engine::EngineError;
 use candle_core::{Device, Tensor};
 use half::{bf16, f16};
 use memmap2::Mmap;
+use rayon::prelude::*;
 use safetensors::{Dtype, SafeTensors};
 use serde_json::Value;
 use sha2::{Digest, Sha256};
@@ -167,14 +168,21 @@ fn map(path: PathBuf) -> Result<WeightFile, EngineError> {
     Ok(WeightFile { name: path.display().to_string(), bytes: Bytes::Mapped(bytes) })
 }
 
-/// Tensors of all weight files by name.
+/// Tensors by name.
 pub struct Weights<'f> {
-    files: Vec<(&'f str, SafeTensors<'f>)>,
+    source: Source<'f>,
     device: Device,
     rounding: Rounding,
 }
 
-/// What happens to weights on their way to f32.
+enum Source<'f> {
+    /// All weight files.
+    Files(Vec<(&'f str, SafeTensors<'f>)>),
+    /// Nothing: numbers are made up.
+    Random,
+}
+
+/// What happens to weights on their way to f32, and to logits.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Rounding {
     /// The values of the file.
@@ -183,6 +191,28 @@ pub enum Rounding {
     Bf16,
     /// Rounded to f16 first.
     F16,
+}
+
+impl Rounding {
+    /// Rounds.
+    pub fn apply(self, values: &mut [f32]) {
+        match self {
+            Rounding::None => {}
+            Rounding::Bf16 => values.iter_mut().for_each(|v| *v = bf16::from_f32(*v).to_f32()),
+            Rounding::F16 => values.iter_mut().for_each(|v| *v = f16::from_f32(*v).to_f32()),
+        }
+    }
+
+    /// Two logits closer than this, around such a value, may come in another order from another batch or device: 1e-3 in f32, a step of
+    /// the data type where they are rounded to one.
+    pub fn noise(self, logit: f32) -> f32 {
+        const F32: f32 = 1e-3;
+        match self {
+            Rounding::None => F32,
+            Rounding::Bf16 => F32.max(logit.abs() / 128.0),
+            Rounding::F16 => F32.max(logit.abs() / 1024.0),
+        }
+    }
 }
 
 impl<'f> Weights<'f> {
@@ -198,7 +228,13 @@ impl<'f> Weights<'f> {
                 "download the file again",
             )),
         };
-        Ok(Weights { files: files.weights.iter().map(open).collect::<Result<_, _>>()?, device: device.clone(), rounding })
+        let files = files.weights.iter().map(open).collect::<Result<_, _>>()?;
+        Ok(Weights { source: Source::Files(files), device: device.clone(), rounding })
+    }
+
+    /// Weights of any model, made up: the same at every call. Matrices have the spread of an untrained model, norms are 1, biases 0.
+    pub fn random(device: &Device) -> Weights<'static> {
+        Weights { source: Source::Random, device: device.clone(), rounding: Rounding::None }
     }
 
     /// A tensor of exactly this shape, as f32.
@@ -206,9 +242,13 @@ impl<'f> Weights<'f> {
     /// # Errors
     /// It is missing, has another shape, or a type other than F32, F16 and BF16.
     pub fn get(&self, name: &str, shape: &[usize]) -> Result<Tensor, EngineError> {
-        let found = self.files.iter().find_map(|(file, tensors)| Some((*file, tensors.tensor(name).ok()?)));
+        let Source::Files(files) = &self.source else {
+            return Tensor::from_vec(made_up(name, shape), shape, &self.device)
+                .map_err(|e| EngineError::new(format!("tensor {name}: {e}")));
+        };
+        let found = files.iter().find_map(|(file, tensors)| Some((*file, tensors.tensor(name).ok()?)));
         let Some((file, view)) = found else {
-            let names: Vec<&str> = self.files.iter().map(|(file, _)| *file).collect();
+            let names: Vec<&str> = files.iter().map(|(file, _)| *file).collect();
             return Err(EngineError::new(format!("tensor {name} is missing in {}", names.join(", "))));
         };
         if view.shape() != shape {
@@ -231,13 +271,37 @@ impl<'f> Weights<'f> {
             Dtype::BF16 => data.chunks_exact(2).map(|b| bf16::from_bits(two(b)).to_f32()).collect(),
             _ => return None,
         };
-        match self.rounding {
-            Rounding::None => {}
-            Rounding::Bf16 => values.iter_mut().for_each(|v| *v = bf16::from_f32(*v).to_f32()),
-            Rounding::F16 => values.iter_mut().for_each(|v| *v = f16::from_f32(*v).to_f32()),
-        }
+        self.rounding.apply(&mut values);
         Some(values)
     }
+}
+
+/// Random values of a tensor, from its name: uniform with a standard deviation of 0.02.
+fn made_up(name: &str, shape: &[usize]) -> Vec<f32> {
+    const SPREAD: f32 = 0.02 * 1.732_050_8;
+    let count = shape.iter().product();
+    if name.ends_with("norm.weight") {
+        return vec![1.0; count];
+    }
+    if name.ends_with("bias") {
+        return vec![0.0; count];
+    }
+    // A digest of the name, then a generator for each row: rows are made side by side.
+    let seed = Sha256::digest(name).first_chunk().map_or(0, |bytes| u64::from_le_bytes(*bytes));
+    let row = count / shape.first().copied().unwrap_or(1).max(1);
+    let mut values = vec![0.0; count];
+    values.par_chunks_mut(row.max(1)).enumerate().for_each(|(index, row)| {
+        let mut state = seed.wrapping_add((index as u64 + 1).wrapping_mul(0x9e37_79b9_7f4a_7c15)) | 1;
+        for value in row {
+            // xorshift64*: its upper bits are even enough for weights.
+            state ^= state >> 12;
+            state ^= state << 25;
+            state ^= state >> 27;
+            let bits = (state.wrapping_mul(0x2545_f491_4f6c_dd1d) >> 40) as f32;
+            *value = (bits / (1u32 << 23) as f32 - 1.0) * SPREAD;
+        }
+    });
+    values
 }
 
 #[cfg(test)]
@@ -256,6 +320,30 @@ mod tests {
             weights,
         };
         files.weights_sha256()
+    }
+
+    #[test]
+    fn what_rounding_cannot_tell_apart_is_noise() {
+        for (rounding, step) in [(Rounding::Bf16, 0.125), (Rounding::F16, 0.0157)] {
+            let mut pair = [17.0, 17.0 + 0.49 * step];
+            rounding.apply(&mut pair);
+            assert_eq!(pair[0], pair[1], "{rounding:?}");
+            assert!(rounding.noise(17.0) >= step, "{rounding:?}");
+        }
+        let mut pair = [17.0, 17.000_01];
+        Rounding::None.apply(&mut pair);
+        assert_eq!((pair, Rounding::None.noise(17.0)), ([17.0, 17.000_01], 1e-3));
+    }
+
+    #[test]
+    fn made_up_weights_are_random_and_the_same_again() {
+        let values = made_up("model.layers.0.mlp.down_proj.weight", &[64, 100]);
+        assert_eq!(values, made_up("model.layers.0.mlp.down_proj.weight", &[64, 100]));
+        assert_ne!(values, made_up("model.layers.1.mlp.down_proj.weight", &[64, 100]));
+        let mean = values.iter().sum::<f32>() / 6400.0;
+        let spread = (values.iter().map(|v| (v - mean).powi(2)).sum::<f32>() / 6400.0).sqrt();
+        assert!(mean.abs() < 1e-3 && (spread / 0.02 - 1.0).abs() < 0.03, "{mean} {spread}");
+        assert_eq!((made_up("model.norm.weight", &[2]), made_up("q_proj.bias", &[2])), (vec![1.0; 2], vec![0.0; 2]));
     }
 
     #[test]

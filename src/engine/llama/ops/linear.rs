@@ -1,62 +1,125 @@
-//! Linear layers whose rows do not depend on each other, to the last bit.
+//! Linear layers over packed rows, with weights laid out once for the way they are read.
 //!
-//! candle hands a product to the gemm crate, which adds up in another order when there is one row, when the output is tiny, and when the
-//! inner dimension exceeds 512 and is cut by cache sizes. A row's value would then depend on how many rows stand beside it, and an answer on
-//! its company in a batch. Two choices take that away: weights lie `[in][out]`, for which gemm has no path with horizontal sums, and inner
-//! dimensions are cut here, into parts that gemm does not cut again. Then every value is one chain of fused multiply-adds per part and a sum
-//! of the parts in order.
-//!
-//! The layout is the faster one as well: gemm packs `[out][in]` weights anew in every call, which is most of the work of few rows.
+//! A weight lies in panels of [`PANEL`] outputs, each `[in][PANEL]`: a panel is read from front to back whatever the number of rows, so few
+//! rows run at the speed of memory and many at that of the arithmetic unit, and nothing is rearranged in a call. Every output is one chain
+//! of fused multiply-adds over the inner dimension (`simd::multiply_add`): a row's value does not depend on how many rows stand beside it,
+//! and an answer not on its company in a batch. (candle's matrix product adds up in another order for one row than for many.)
 
+use super::simd::{self, Rows, RowsMut, Simd, Sizes, WithSimd};
 use candle_core::{Result, Tensor};
+use rayon::prelude::*;
 
-/// Longest part of the inner dimension that gemm 0.19 never cuts (`gemm-common` `cache.rs`, `kernel_params`).
-const PART: usize = 512;
+/// Outputs of a panel: two vectors of the widest unit.
+const PANEL: usize = 32;
+/// Rows that go over all panels together: they stay in the second-level cache while the panels pass.
+const ROWS: usize = 48;
+/// Panels that few rows go over together.
+const PANELS: usize = 4;
 
 /// `x W + b`.
 #[derive(Debug)]
 pub struct Linear {
-    /// `[in][out]`, contiguous.
-    weight: Tensor,
-    bias: Option<Tensor>,
+    /// `[panel][in][PANEL]`, the last panel filled up with zeros.
+    panels: Vec<f32>,
+    inner: usize,
+    out: usize,
+    bias: Option<Vec<f32>>,
 }
 
 impl Linear {
     /// From a weight `[out][in]` as checkpoints have it, and a bias `[out]`.
     ///
     /// # Errors
-    /// When memory runs out.
-    pub fn new(weight: &Tensor, bias: Option<Tensor>) -> Result<Self> {
-        Ok(Linear { weight: weight.t()?.contiguous()?, bias })
+    /// When the tensors are no f32 matrix and vector.
+    pub fn new(weight: &Tensor, bias: Option<&Tensor>) -> Result<Self> {
+        let (out, inner) = weight.dims2()?;
+        let values = weight.flatten_all()?.to_vec1::<f32>()?;
+        let mut panels = vec![0.0; out.div_ceil(PANEL) * inner * PANEL];
+        panels.par_chunks_mut((inner * PANEL).max(1)).zip(values.par_chunks((inner * PANEL).max(1))).for_each(|(panel, rows)| {
+            for (column, row) in rows.chunks_exact(inner).enumerate() {
+                panel.iter_mut().skip(column).step_by(PANEL).zip(row).for_each(|(to, from)| *to = *from);
+            }
+        });
+        Ok(Linear { panels, inner, out, bias: bias.map(Tensor::to_vec1).transpose()? })
     }
 
     /// `[rows][in]` to `[rows][out]`.
-    ///
-    /// # Errors
-    /// A width that does not fit.
-    pub fn forward(&self, x: &Tensor) -> Result<Tensor> {
-        let inner = self.weight.dim(0)?;
-        let part = inner.div_ceil(inner.div_ceil(PART).max(1));
-        let product = |at: usize| {
-            let len = part.min(inner - at);
-            x.narrow(1, at, len)?.matmul(&self.weight.narrow(0, at, len)?)
+    pub fn forward(&self, x: &[f32]) -> Vec<f32> {
+        let rows = x.len() / self.inner;
+        let mut out = match &self.bias {
+            Some(bias) => bias.repeat(rows),
+            None => vec![0.0; rows * self.out],
         };
-        let mut sum = product(0)?;
-        for at in (part..inner).step_by(part) {
-            sum = (sum + product(at)?)?;
+        self.add_product(x, &mut out);
+        out
+    }
+
+    /// Adds `x W + b` to `out`: the residual stream.
+    pub fn add_to(&self, x: &[f32], out: &mut [f32]) {
+        if let Some(bias) = &self.bias {
+            out.chunks_exact_mut(self.out).for_each(|row| row.iter_mut().zip(bias).for_each(|(o, b)| *o += b));
         }
-        match &self.bias {
-            Some(bias) => sum.broadcast_add(bias),
-            None => Ok(sum),
+        self.add_product(x, out);
+    }
+
+    fn add_product(&self, x: &[f32], out: &mut [f32]) {
+        let rows = x.len() / self.inner;
+        if rows >= ROWS * rayon::current_num_threads() {
+            out.par_chunks_mut(ROWS * self.out)
+                .zip(x.par_chunks(ROWS * self.inner))
+                .for_each(|(out, x)| simd::dispatch(Strip { x, inner: self.inner, panels: &self.panels, out, width: self.out }));
+            return;
+        }
+        let width = |strip: usize| (PANELS * PANEL).min(self.out - strip * PANELS * PANEL);
+        let strips: Vec<Vec<f32>> = self
+            .panels
+            .par_chunks(PANELS * self.inner * PANEL)
+            .enumerate()
+            .map(|(strip, panels)| {
+                let (at, width) = (strip * PANELS * PANEL, width(strip));
+                let mut part: Vec<f32> = out.chunks_exact(self.out).flat_map(|row| &row[at..at + width]).copied().collect();
+                simd::dispatch(Strip { x, inner: self.inner, panels, out: &mut part, width });
+                part
+            })
+            .collect();
+        for (strip, part) in strips.iter().enumerate() {
+            let (at, width) = (strip * PANELS * PANEL, width(strip));
+            out.chunks_exact_mut(self.out).zip(part.chunks_exact(width)).for_each(|(row, part)| row[at..at + width].copy_from_slice(part));
         }
     }
 
     /// Rows of the weight as the checkpoint has it, one for each of `ids`: the embedding of a model that ties it to its head.
-    ///
-    /// # Errors
-    /// An id beyond the output width.
-    pub fn embed(&self, ids: &Tensor) -> Result<Tensor> {
-        self.weight.index_select(ids, 1)?.t()?.contiguous()
+    pub fn embed(&self, ids: &[u32]) -> Vec<f32> {
+        let row = |id: &u32| {
+            let (panel, column) = (*id as usize / PANEL, *id as usize % PANEL);
+            self.panels[panel * self.inner * PANEL..][..self.inner * PANEL].iter().skip(column).step_by(PANEL)
+        };
+        ids.iter().flat_map(row).copied().collect()
+    }
+}
+
+/// All given rows through all given panels.
+struct Strip<'s> {
+    x: &'s [f32],
+    inner: usize,
+    panels: &'s [f32],
+    out: &'s mut [f32],
+    /// Columns of `out`.
+    width: usize,
+}
+
+impl WithSimd for Strip<'_> {
+    type Output = ();
+
+    #[inline(always)]
+    fn with_simd<S: Simd>(self, simd: S) {
+        let Strip { x, inner, panels, out, width } = self;
+        let rows = out.len() / width;
+        for (panel, column) in panels.chunks_exact(inner * PANEL).zip((0..width).step_by(PANEL)) {
+            let sizes = Sizes { rows, depth: inner, columns: PANEL.min(width - column) };
+            let (left, right) = (Rows { values: x, stride: inner }, Rows { values: panel, stride: PANEL });
+            simd::multiply_add(simd, sizes, left, right, RowsMut { values: &mut out[column..], stride: width });
+        }
     }
 }
 
@@ -65,49 +128,54 @@ mod tests {
     use super::*;
     use candle_core::Device;
 
-    fn numbers(rows: usize, width: usize, seed: usize) -> Tensor {
-        let value = |i: usize| ((i * 7919 + seed * 104_729) % 2003) as f32 / 1001.0 - 1.0;
-        Tensor::from_vec((0..rows * width).map(value).collect(), (rows, width), &Device::Cpu).unwrap()
+    fn numbers(rows: usize, width: usize, seed: usize) -> Vec<f32> {
+        (0..rows * width).map(|i| ((i * 7919 + seed * 104_729) % 2003) as f32 / 1001.0 - 1.0).collect()
     }
 
-    fn rows(x: &Tensor) -> Vec<Vec<f32>> {
-        x.to_vec2().unwrap()
+    fn linear(out: usize, inner: usize, bias: Option<&Tensor>) -> Linear {
+        Linear::new(&Tensor::from_vec(numbers(out, inner, 1), (out, inner), &Device::Cpu).unwrap(), bias).unwrap()
     }
 
     #[test]
     fn a_row_is_the_same_in_any_company() {
-        // Outputs and inner dimensions on both sides of every switch inside gemm.
-        for (inner, out) in [(1, 3), (2, 40), (16, 48), (64, 32), (172, 64), (513, 64), (576, 960), (1025, 7), (1536, 65)] {
-            let linear = Linear::new(&numbers(out, inner, 1), None).unwrap();
-            let x = numbers(70, inner, 2);
-            let together = rows(&linear.forward(&x).unwrap());
-            for count in [1, 2, 3, 5, 16, 17, 64, 65] {
-                let some = rows(&linear.forward(&x.narrow(0, 3, count).unwrap()).unwrap());
-                assert_eq!(some[..], together[3..3 + count], "{inner} to {out}, {count} rows");
+        // Outputs on both sides of every border of panels and strips, rows on both sides of the switch between the two ways.
+        let many = ROWS * rayon::current_num_threads() + 5;
+        for (inner, out) in [(1, 3), (2, 40), (16, 48), (64, 32), (172, 64), (513, 129), (576, 260), (1025, 7)] {
+            let linear = linear(out, inner, None);
+            let x = numbers(many + 3, inner, 2);
+            let together = linear.forward(&x);
+            for count in [1, 2, 3, 5, 11, 12, 13, 47, 49, many] {
+                let some = linear.forward(&x[3 * inner..(3 + count) * inner]);
+                assert_eq!(some[..], together[3 * out..(3 + count) * out], "{inner} to {out}, {count} rows");
             }
         }
     }
 
     #[test]
     fn values_are_those_of_the_definition() {
-        for (inner, out) in [(1, 1), (513, 5), (1200, 33)] {
-            let (weight, bias, x) = (numbers(out, inner, 1), numbers(1, out, 5).squeeze(0).unwrap(), numbers(4, inner, 2));
-            let got = rows(&Linear::new(&weight, Some(bias.clone())).unwrap().forward(&x).unwrap());
-            let (weight, bias, x) = (rows(&weight), bias.to_vec1::<f32>().unwrap(), rows(&x));
-            for (x, got) in x.iter().zip(got) {
-                for ((w, b), got) in weight.iter().zip(&bias).zip(got) {
-                    let expected: f64 = w.iter().zip(x).map(|(w, x)| f64::from(*w) * f64::from(*x)).sum::<f64>() + f64::from(*b);
-                    assert!((expected - f64::from(got)).abs() < 1e-3, "{inner} to {out}: {expected} {got}");
-                }
+        for (inner, out, rows) in [(1, 1, 1), (513, 5, 4), (1200, 33, 300)] {
+            let (weight, x) = (numbers(out, inner, 1), numbers(rows, inner, 2));
+            let bias = Tensor::from_vec(numbers(1, out, 5), out, &Device::Cpu).unwrap();
+            let linear = linear(out, inner, Some(&bias));
+            let bias = bias.to_vec1::<f32>().unwrap();
+            let mut onto = numbers(rows, out, 9);
+            let got = linear.forward(&x);
+            let residual = onto.clone();
+            linear.add_to(&x, &mut onto);
+            for (at, got) in got.iter().enumerate() {
+                let (row, column) = (at / out, at % out);
+                let terms = weight[column * inner..][..inner].iter().zip(&x[row * inner..]);
+                let expected = terms.map(|(w, x)| f64::from(*w) * f64::from(*x)).sum::<f64>() + f64::from(bias[column]);
+                assert!((expected - f64::from(*got)).abs() < 1e-3, "{inner} to {out}: {expected} {got}");
+                assert!((expected + f64::from(residual[at]) - f64::from(onto[at])).abs() < 1e-3, "{inner} to {out}: {expected} {got}");
             }
         }
     }
 
     #[test]
     fn a_tied_head_embeds() {
-        let weight = numbers(9, 4, 3);
-        let linear = Linear::new(&weight, None).unwrap();
-        let ids = Tensor::new(&[8u32, 0, 8], &Device::Cpu).unwrap();
-        assert_eq!(rows(&linear.embed(&ids).unwrap()), rows(&weight.index_select(&ids, 0).unwrap()));
+        let weight = numbers(70, 4, 1);
+        let row = |id: usize| weight[id * 4..][..4].to_vec();
+        assert_eq!(linear(70, 4, None).embed(&[8, 0, 69, 8]), [row(8), row(0), row(69), row(8)].concat());
     }
 }

@@ -4,6 +4,7 @@
 
 pub mod cpu;
 pub mod linear;
+pub mod simd;
 
 /// One sequence's part of a packed step.
 #[derive(Clone, Debug)]

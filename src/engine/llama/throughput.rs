@@ -1,0 +1,145 @@
+//! How fast a model runs, beside what the machine can do: the largest matrix product and copy rates, measured in the same minute, and a
+//! model's prefill and decode as shares of them.
+//!
+//! A share is arithmetic over measured time: the multiplications that the weights demand, or the bytes that a decoding step must read, divided
+//! by seconds and by the peak. Attention, norms and sampling count as time and not as work.
+
+use super::batch::{self, Limits, Listener, TokenOutput, TokenRequest};
+use super::config::Config;
+use super::model::Model;
+use super::ops::linear::Linear;
+use crate::engine::{EngineError, Sampling, Stats};
+use candle_core::{Device, Tensor};
+use rayon::prelude::*;
+use std::{ops::ControlFlow, time::Instant};
+
+/// What the machine can do at best.
+#[derive(Clone, Copy, Debug)]
+pub struct Peaks {
+    /// Floating-point operations a second in a large f32 matrix product (a multiply-add is two).
+    pub flops: f64,
+    /// Bytes a second that a copy moves between large buffers, reads and writes counted.
+    pub bytes: f64,
+}
+
+/// Measures the peaks: the best of some tries, each long enough to be seen.
+///
+/// # Errors
+/// When memory runs out.
+pub fn peaks() -> Result<Peaks, EngineError> {
+    const TRIES: usize = 16;
+    const SIDE: usize = 1024;
+    let matrix = Tensor::rand(-1.0f32, 1.0, (SIDE, SIDE), &Device::Cpu);
+    let failed = |e: candle_core::Error| EngineError::new(format!("the matrix product failed: {e}"));
+    let matrix = matrix.map_err(failed)?;
+    let linear = Linear::new(&matrix, None).map_err(failed)?;
+    let rows = vec![1.0; SIDE * SIDE];
+    let mut product = f64::INFINITY;
+    for _ in 0..TRIES {
+        // Of two implementations the faster one says what the machine can do.
+        let started = Instant::now();
+        linear.forward(&rows);
+        let between = Instant::now();
+        matrix.matmul(&matrix).map_err(failed)?;
+        product = product.min((between - started).as_secs_f64()).min(between.elapsed().as_secs_f64());
+    }
+    const FLOATS: usize = 32 << 20;
+    const CHUNK: usize = 1 << 20;
+    let (from, mut to) = (vec![1.0f32; FLOATS], vec![0.0f32; FLOATS]);
+    let mut copy = f64::INFINITY;
+    for _ in 0..TRIES {
+        let started = Instant::now();
+        to.par_chunks_mut(CHUNK).zip(from.par_chunks(CHUNK)).for_each(|(to, from)| to.copy_from_slice(from));
+        copy = copy.min(started.elapsed().as_secs_f64());
+    }
+    let flops = 2.0 * (SIDE * SIDE * SIDE) as f64 / product;
+    Ok(Peaks { flops, bytes: (2 * 4 * FLOATS) as f64 / copy })
+}
+
+/// A set of documents: their prompts begin alike.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Workload {
+    /// How many.
+    pub documents: usize,
+    /// Tokens that all prompts begin with.
+    pub shared: usize,
+    /// Further tokens of each.
+    pub own: usize,
+    /// New tokens of each; at least 1.
+    pub new: usize,
+}
+
+/// What a workload took.
+#[derive(Clone, Debug)]
+pub struct Taken {
+    /// Wall time.
+    pub seconds: f64,
+    /// What was computed and shared.
+    pub stats: Stats,
+}
+
+/// Runs a workload greedily, without end tokens.
+///
+/// # Errors
+/// Broken weights.
+pub fn run(model: &mut Model, work: Workload, limits: Limits) -> Result<Taken, EngineError> {
+    let requests: Vec<TokenRequest> = (0..work.documents)
+        .map(|document| TokenRequest::Generate {
+            prompt: prompt(model.config(), document, work),
+            max_new: work.new.max(1),
+            end: Vec::new(),
+            sampling: Sampling::GREEDY,
+            sample: 0,
+        })
+        .collect();
+    let started = Instant::now();
+    let mut done = |_: usize, _: TokenOutput| ControlFlow::Continue(());
+    let mut listener = Listener { stops: &|_, _| false, done: &mut done, go_on: &|| true };
+    let stats = batch::run(model, &requests, limits, &mut listener)?;
+    Ok(Taken { seconds: started.elapsed().as_secs_f64(), stats })
+}
+
+/// Tokens without a pattern, the same for every document up to `shared`.
+fn prompt(config: &Config, document: usize, work: Workload) -> Vec<u32> {
+    // The finaliser of splitmix64: no two documents go the same way by accident, however small the vocabulary.
+    let token = |at: usize, of: usize| {
+        let mut mixed = (((of as u64) << 32) + at as u64 + 1).wrapping_mul(0x9e37_79b9_7f4a_7c15);
+        mixed = (mixed ^ (mixed >> 30)).wrapping_mul(0xbf58_476d_1ce4_e5b9);
+        mixed = (mixed ^ (mixed >> 27)).wrapping_mul(0x94d0_49bb_1331_11eb);
+        ((mixed ^ (mixed >> 31)) % config.vocab_size as u64) as u32
+    };
+    let shared = (0..work.shared).map(|at| token(at, 0));
+    shared.chain((0..work.own).map(|at| token(at, document + 1))).collect()
+}
+
+impl Taken {
+    /// Prompt tokens a second, in the steps that computed any.
+    pub fn prefill_rate(&self) -> f64 {
+        self.stats.prefill_tokens as f64 / self.stats.prefill_seconds
+    }
+
+    /// Part of the peak of matrix products that the weights' multiplications came to in prefill. Of `wanted` rows the logits were wanted:
+    /// only they go through the head, and beyond keys and values of the last layer.
+    pub fn share_of_flops(&self, config: &Config, wanted: u64, peaks: Peaks) -> f64 {
+        let rows = self.stats.prefill_tokens;
+        let unwanted = rows.saturating_sub(wanted) * config.weights_after_attention();
+        let work = 2.0 * (rows * config.layer_weights() + wanted * config.head_weights() - unwanted) as f64;
+        work / self.stats.prefill_seconds / peaks.flops
+    }
+
+    /// New tokens a second in the steps that only decode.
+    pub fn decode_rate(&self, work: Workload) -> f64 {
+        let steps = work.new.saturating_sub(1);
+        (steps * work.documents) as f64 / self.stats.decode_seconds
+    }
+
+    /// Part of the peak of copies that the bytes read in decoding came to: each step reads the weights once, and each sequence's keys and
+    /// values.
+    pub fn share_of_bytes(&self, config: &Config, work: Workload, peaks: Peaks) -> f64 {
+        let steps = work.new.saturating_sub(1) as u64;
+        let weights = 4 * (config.layer_weights() + config.head_weights());
+        let held: u64 = (0..steps).map(|step| (work.shared + work.own) as u64 + step + 1).sum();
+        let read = steps * weights + work.documents as u64 * held * config.kv_bytes();
+        read as f64 / self.stats.decode_seconds / peaks.bytes
+    }
+}

@@ -15,6 +15,8 @@ pub mod compare;
 pub mod dataset;
 // Engines: requests in, responses out. Knows no right answer.
 pub mod engine;
+// What a judge is asked about an answer, and the rating in its words.
+pub mod judge;
 // Formulas: scores and aggregates. No I/O.
 pub mod metric;
 // Prompts: shot choice, random streams of the protocols, templates.

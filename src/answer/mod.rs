@@ -11,6 +11,7 @@ use crate::engine::{Cleanup, Generate, Generated};
 use crate::metric::Reference;
 use crate::task::{Step, Task, document::Document};
 use crate::text::{cleanup::clean_up_tokenization, stop::cut_at_stop};
+use serde_json::Value;
 
 /// An extracted answer.
 #[derive(Clone, Debug, PartialEq)]
@@ -48,8 +49,14 @@ pub fn comparable(task: &Task, text: &str) -> String {
     steps::apply(&task.file.compare, text)
 }
 
-/// What a right answer to the document looks like, before [`comparable`].
+/// What a right answer to the document looks like, before [`comparable`]. Where a judge decides, these are the reference answers it sees, turn
+/// by turn.
 pub fn reference(task: &Task, document: &Document) -> Reference {
+    if let Some(judge) = &task.file.judge {
+        let turns =
+            document.fields.get("reference_turns").and_then(Value::as_array).filter(|_| judge.with_reference.contains(&document.group));
+        return Reference::of(turns.into_iter().flatten().filter_map(Value::as_str));
+    }
     if document.choices.is_empty() {
         return Reference::of(document.golds.iter().map(|gold| steps::apply(&task.file.document.reference, gold)));
     }

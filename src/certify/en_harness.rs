@@ -247,7 +247,7 @@ fn choice(report: &mut Folder, source: &Source, row: &Row, expected: &Map<String
 fn scored(kind: &RequestKind) -> Option<&LogLikelihood> {
     match kind {
         RequestKind::LogLikelihood(scored) => Some(scored),
-        RequestKind::Generate(_) => None,
+        RequestKind::Generate(_) | RequestKind::Chat(_) => None,
     }
 }
 

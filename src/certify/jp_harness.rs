@@ -82,7 +82,7 @@ impl<'r> Replay<'r> {
         };
         let mut task = task.clone();
         task.file.request.max_new_tokens = number("max_gen_toks")?;
-        let facts = ModelFacts { tokenizer: Some(tokenizer.clone()), max_positions: Some(number("max_length")?), repetition_penalty: None };
+        let facts = ModelFacts { tokenizer: Some(tokenizer.clone()), max_positions: Some(number("max_length")?), ..ModelFacts::default() };
         let data = data.ok_or_else(|| CertifyError::Data(format!("the goldens of '{}' need its data", task.name)))?;
         let mut sets = Vec::new();
         for split in fewshot::splits(&task) {

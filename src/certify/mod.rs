@@ -5,6 +5,7 @@
 mod asked;
 pub mod code;
 pub mod en_harness;
+pub mod jmt_bench;
 pub mod jp_harness;
 pub mod llm_jp;
 pub mod metrics;
@@ -20,9 +21,6 @@ use report::Folder;
 use source::{CertifyError, entries};
 use std::path::Path;
 
-/// Kinds whose tasks are not part of this version.
-const NOT_BUILT: [&str; 1] = ["jmt-bench"];
-
 /// Recorded exchanges and export targets: fixtures of other tests, never replayed.
 const FIXTURES: [&str; 3] = ["endpoints", "lm_eval_export", "swallow_export"];
 
@@ -31,8 +29,6 @@ const FIXTURES: [&str; 3] = ["endpoints", "lm_eval_export", "swallow_export"];
 pub struct Report {
     /// One entry a folder replayed.
     pub folders: Vec<Folder>,
-    /// Folders and files that hold goldens of tasks this version does not have.
-    pub not_built: Vec<String>,
     /// Folders of fixtures.
     pub fixtures: Vec<String>,
 }
@@ -41,7 +37,6 @@ impl Report {
     /// Adds what another replay did.
     pub fn extend(&mut self, other: Report) {
         self.folders.extend(other.folders);
-        self.not_built.extend(other.not_built);
         self.fixtures.extend(other.fixtures);
     }
 
@@ -79,7 +74,7 @@ pub struct Inputs<'i> {
 /// Replays `dir`: a folder of golden kinds, one kind, or one folder of a kind.
 ///
 /// # Errors
-/// When something is not understood, not built, or its data is missing.
+/// When something is not understood, or its data is missing.
 pub fn run(dir: &Path, inputs: &Inputs<'_>) -> Result<Report, CertifyError> {
     if !dir.is_dir() {
         return Err(CertifyError::Missing { path: dir.to_owned() });
@@ -88,17 +83,22 @@ pub fn run(dir: &Path, inputs: &Inputs<'_>) -> Result<Report, CertifyError> {
     let name = dir_name(dir);
     let parent = dir.canonicalize().ok().and_then(|d| d.parent().map(dir_name)).unwrap_or_default();
     match (name.as_str(), parent.as_str()) {
-        (kind, _) if NOT_BUILT.contains(&kind) || FIXTURES.contains(&kind) => return Err(CertifyError::NotBuilt { kind: name }),
+        (kind, _) if FIXTURES.contains(&kind) => return Err(CertifyError::Fixtures { kind: name }),
         (kind, _) if is_built(kind) => replay_kind(&mut report, kind, dir, inputs)?,
         (_, kind) if is_built(kind) => replay_one(&mut report, kind, dir, inputs)?,
-        (_, kind) if NOT_BUILT.contains(&kind) => return Err(CertifyError::NotBuilt { kind: parent }),
         _ => replay_root(&mut report, dir, inputs)?,
+    }
+    if report.folders.is_empty() {
+        return Err(CertifyError::UnknownFolder { path: dir.to_owned() });
     }
     Ok(report)
 }
 
 fn is_built(kind: &str) -> bool {
-    matches!(kind, "code" | "en-harness" | "ja-harness" | "ja-llmjp" | "metrics" | "models" | "pyrandom" | "sandbox" | "tokenizer")
+    matches!(
+        kind,
+        "code" | "en-harness" | "ja-harness" | "ja-llmjp" | "jmt-bench" | "metrics" | "models" | "pyrandom" | "sandbox" | "tokenizer"
+    )
 }
 
 fn dir_name(dir: &Path) -> String {
@@ -112,12 +112,8 @@ fn replay_root(report: &mut Report, root: &Path, inputs: &Inputs<'_>) -> Result<
         match name.as_str() {
             kind if is_built(kind) => replay_kind(report, kind, &path, inputs)?,
             kind if FIXTURES.contains(&kind) => report.fixtures.push(name),
-            kind if NOT_BUILT.contains(&kind) => report.not_built.push(name),
             _ => return Err(CertifyError::UnknownFolder { path }),
         }
-    }
-    if report.folders.is_empty() && report.not_built.is_empty() {
-        return Err(CertifyError::UnknownFolder { path: root.to_owned() });
     }
     Ok(())
 }
@@ -179,6 +175,7 @@ fn replay_one(report: &mut Report, kind: &str, path: &Path, inputs: &Inputs<'_>)
             en_harness::task_folder(path, task, inputs)?
         }
         ("ja-harness", folder) => jp_harness::task_folder(path, find_by_folder(&load::embedded()?, folder, path)?, inputs)?,
+        ("jmt-bench", _) => jmt_bench::folder(path, &name, find(&load::embedded()?, "japanese_mt_bench", path)?)?,
         ("ja-llmjp", "_metrics") => llm_jp::metrics_folder(path, find(&load::embedded()?, "jemhopqa", path)?)?,
         ("ja-llmjp", task) => llm_jp::task_folder(path, find(&load::embedded()?, task, path)?, inputs.data)?,
         _ => return Err(CertifyError::UnknownFolder { path: path.to_owned() }),

@@ -29,9 +29,9 @@ pub enum CertifyError {
     /// Nothing can be executed.
     #[error(transparent)]
     Sandbox(crate::sandbox::SandboxError),
-    /// A kind of golden whose tasks are not part of this version.
-    #[error("goldens of kind '{kind}' cannot be replayed: their tasks are not built in this version")]
-    NotBuilt {
+    /// A folder that other tests read.
+    #[error("'{kind}' holds fixtures of other tests; nothing in it is replayed")]
+    Fixtures {
         /// Folder name.
         kind: String,
     },

@@ -1,8 +1,8 @@
 //! The verbs and their flags. Parsing only: what a verb does stands in its own file.
 
 use super::{
-    baseline::BaselineArgs, compare::CompareArgs, data::DataCommand, export::ExportArgs, gate::GateArgs, leaderboard::LeaderboardArgs,
-    merge::MergeArgs, report::ReportArgs, run_args::RunArgs, sandbox::SandboxArgs, values,
+    baseline::BaselineArgs, compare::CompareArgs, data::DataCommand, export::ExportArgs, gate::GateArgs, judge::JudgeArgs,
+    leaderboard::LeaderboardArgs, merge::MergeArgs, report::ReportArgs, run_args::RunArgs, sandbox::SandboxArgs, values,
 };
 use clap::{Args, Parser, Subcommand};
 use std::path::PathBuf;
@@ -40,6 +40,8 @@ pub enum Command {
     Run(Box<RunArgs>),
     /// Score the recorded answers of a run again, without a model
     Score(ScoreArgs),
+    /// Let a judge rate the recorded answers of a run: the first time, what is missing, or a second judge beside the first
+    Judge(Box<JudgeArgs>),
     /// Show recorded runs as a table or a page: terminal, Markdown, CSV, JSON, HTML
     Report(ReportArgs),
     /// Compare two runs document by document: paired tests, changed documents

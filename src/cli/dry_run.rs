@@ -4,7 +4,10 @@ use crate::{
     engine::RequestKind,
     prompt::requests::digest,
     results::{run_dir::RunDir, spec::Session},
-    run::plan::{Plan, PlannedTask},
+    run::{
+        judge::expected_calls,
+        plan::{Plan, PlannedTask},
+    },
     text::tokenizer::{Special, Tokenizer},
 };
 use std::{collections::BTreeMap, fmt::Write as _, fs, ops::AddAssign, path::Path};
@@ -39,6 +42,9 @@ pub(super) fn told(plan: &Plan, tokenizer: Option<&Tokenizer>, model: &str, outp
         total += work;
         let PlannedTask { task, documents, in_full, shots, .. } = planned;
         let _ = writeln!(text, "{}: {documents} of {in_full} documents, {}, {shots} shots", task.name, shown(work, tokenizer));
+        if task.file.judge.is_some() {
+            let _ = writeln!(text, "  the judge: {} calls", expected_calls(&planned.asked));
+        }
         let _ = writeln!(text, "  sha256 of all prompts {}\n  sha256 of all golds   {}", prompts_sha256(planned), golds_sha256(planned));
     }
     let documents: usize = plan.tasks.iter().map(|planned| planned.documents).sum();
@@ -55,14 +61,20 @@ fn work(planned: &PlannedTask, tokenizer: Option<&Tokenizer>) -> Work {
     let distinct: BTreeMap<_, _> = planned.asked.iter().map(|a| (&a.request.id, &a.request.kind)).collect();
     let mut total = Work::default();
     for kind in distinct.into_values() {
+        // Of a conversation what the user says; templates and earlier answers come on top.
+        let (texts, new_tokens) = match kind {
+            RequestKind::Generate(generate) => (vec![generate.prompt.as_str()], generate.max_new_tokens.into()),
+            RequestKind::LogLikelihood(scored) => {
+                (std::iter::once(&scored.context).chain(&scored.continuations).map(String::as_str).collect(), 0)
+            }
+            RequestKind::Chat(chat) => (chat.users(), u64::from(chat.max_new_tokens) * chat.users().len() as u64),
+        };
+        let tokens = |text: &str| tokenizer.and_then(|t| t.encode(text, Special::Add).ok()).map_or(0, |ids| ids.len() as u64);
         total += Work {
             requests: 1,
-            characters: kind.text().chars().count() as u64,
-            prompt_tokens: tokenizer.and_then(|t| t.encode(kind.text(), Special::Add).ok()).map_or(0, |ids| ids.len() as u64),
-            new_tokens: match kind {
-                RequestKind::Generate(generate) => generate.max_new_tokens.into(),
-                RequestKind::LogLikelihood(_) => 0,
-            },
+            characters: texts.iter().map(|text| text.chars().count() as u64).sum(),
+            prompt_tokens: texts.iter().map(|text| tokens(text)).sum(),
+            new_tokens,
         };
     }
     total

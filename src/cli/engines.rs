@@ -12,7 +12,10 @@ use crate::{
     engine::{
         Engine, EngineError, ModelFacts,
         demo::FILES,
-        endpoint::{Endpoint, EndpointOptions},
+        endpoint::{
+            Endpoint, EndpointOptions,
+            chat_server::{ChatOptions, ChatServer, Service},
+        },
         llama::{Llama, LoadOptions, weights::ModelFiles},
     },
 };
@@ -41,6 +44,23 @@ pub(super) fn connect(choice: &EndpointChoice, network: Network) -> Result<Endpo
     options.max_retries = choice.max_retries.unwrap_or(options.max_retries);
     options.timeout = choice.timeout.unwrap_or(options.timeout);
     Endpoint::connect(options).map_err(failure)
+}
+
+/// A service that answers messages.
+///
+/// # Errors
+/// A bad URL or key, several URLs.
+pub(super) fn chat(choice: &EndpointChoice) -> Result<Box<dyn Engine>, Failure> {
+    let [base_url] = choice.base_urls.as_slice() else {
+        let message = format!("conversations as messages go to one server, and {} are named", choice.base_urls.len());
+        return Err(Failure::new(Exit::Usage, message).hint("name one --base-url, or shard the run over several"));
+    };
+    let mut options = ChatOptions::new(Service::OpenAi { base_url: base_url.clone() }, &choice.model);
+    options.api_key = settings::api_key();
+    options.max_connections = choice.max_connections.map_or(options.max_connections, NonZeroUsize::get);
+    options.max_retries = choice.max_retries.unwrap_or(options.max_retries);
+    options.timeout = choice.timeout.unwrap_or(options.timeout);
+    Ok(Box::new(ChatServer::new(options).map_err(failure)?))
 }
 
 /// What `--tokenizer DIRECTORY or HUB-ID` says of a served model.

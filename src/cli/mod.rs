@@ -6,6 +6,7 @@
 pub mod args;
 pub mod baseline;
 mod certify;
+mod chat_template;
 pub mod compare;
 mod completions;
 pub mod data;
@@ -18,6 +19,7 @@ pub mod exit;
 pub mod export;
 pub mod gate;
 pub mod interrupt;
+pub mod judge;
 pub mod layers;
 pub mod leaderboard;
 pub mod merge;
@@ -73,6 +75,7 @@ fn dispatch(invocation: Invocation) -> Verdict {
         Command::Completions(args) => completions::run(&args),
         Command::Run(args) => run::run(&args, invocation.command_line),
         Command::Score(args) => score::run(&args),
+        Command::Judge(args) => judge::run(&args),
         Command::Certify(args) => certify::run(&args),
         Command::Data(command) => data::run(&command),
         Command::Tasks(command) => tasks::run(&command),

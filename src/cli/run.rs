@@ -2,9 +2,10 @@
 
 use super::{
     args::{Cli, Command},
+    chat_template::{chat_template, chosen_judge, judged},
     data_source, dry_run, engines,
     exit::{Exit, Failure, Verdict},
-    interrupt,
+    interrupt, judge,
     model_choice::{EndpointChoice, InProcess, ModelChoice},
     output::{complain, note, print},
     progress::{Progress, Show},
@@ -13,9 +14,9 @@ use super::{
 };
 use crate::{
     dataset::store::Store,
-    engine::{Engine, ModelFacts, RequestKind},
+    engine::{Engine, ModelFacts, RequestKind, Template},
     metric::Need,
-    report::{markdown, table::Table, terminal},
+    report::{markdown, radar, table::Table, terminal},
     results::{
         ResultsError,
         command_line::CommandLine,
@@ -35,7 +36,7 @@ use crate::{
     },
     sandbox::Sandbox,
     task::{
-        EosStop, PenaltyFrom, Task,
+        EosStop, PenaltyFrom, RequestKindName, Task,
         load::{self, PROTOCOL},
     },
 };
@@ -73,8 +74,10 @@ pub(super) fn run(args: &RunArgs, command_line: CommandLine) -> Verdict {
         return Ok(Exit::Ok);
     }
     // The directory comes before the model: a wrong path must not cost minutes of loading.
+    let judge = chosen_judge(args, &choice, &plan)?;
     let writer = open(args)?;
-    let result = run_in(args, command_line, &choice, &plan, Brought { segmenter, sandbox }, &writer, published.as_ref());
+    let beside = Beside { segmenter, sandbox, published: published.as_ref(), judge };
+    let result = run_in(args, command_line, &choice, &plan, &writer, beside);
     if result.is_err() {
         // A run that never began leaves no directory behind; one that did is kept whatever happened.
         let _ = writer.discard();
@@ -82,36 +85,50 @@ pub(super) fn run(args: &RunArgs, command_line: CommandLine) -> Verdict {
     result
 }
 
-/// What was looked for before anything was asked.
-struct Brought {
+/// What a run has beside its model; it was looked for before anything was asked.
+struct Beside<'b> {
     segmenter: Option<Segmenter>,
     sandbox: Option<Sandbox>,
+    published: Option<&'b ReferenceRow>,
+    judge: Option<judge::Chosen>,
 }
 
 /// Builds the engine, asks, and finishes.
-fn run_in(
-    args: &RunArgs,
-    command_line: CommandLine,
-    choice: &ModelChoice,
-    plan: &Plan,
-    brought: Brought,
-    writer: &RunWriter,
-    published: Option<&ReferenceRow>,
-) -> Verdict {
+fn run_in(args: &RunArgs, command_line: CommandLine, choice: &ModelChoice, plan: &Plan, writer: &RunWriter, beside: Beside<'_>) -> Verdict {
+    let Beside { segmenter, sandbox, published, mut judge } = beside;
     let cancel = interrupt::install()?;
-    let mut engine = engines::build(choice, args.threads, data_source::network(args.offline))?;
-    let facts = engine.facts();
-    let tools = Tools::of(&facts, brought.segmenter);
+    let chat = chat_template(args, choice)?;
+    let mut engine = match choice {
+        // An API answers messages; so does a server that is to apply its model's own template.
+        ModelChoice::Endpoint(servers) if judged(plan) && matches!(chat.template, Template::Messages { .. } | Template::Model) => {
+            engines::chat(servers)?
+        }
+        _ => engines::build(choice, args.threads, data_source::network(args.offline))?,
+    };
+    let mut facts = engine.facts();
+    facts.template = Some(chat.template.clone());
+    let tools = Tools::of(&facts, segmenter);
     tools.check(plan.tasks.iter().map(|t| &t.task)).map_err(|e| tool_failure(&e))?;
     let fitted = plan.tasks.iter().any(|t| depends_on_model(&t.task)).then(|| fitted(args, choice, plan, facts)).transpose()?;
     let plan = fitted.as_ref().unwrap_or(plan);
-    let spec = spec(args, command_line, choice, plan, engine.as_ref(), writer)?;
+    let mut spec = spec(args, command_line, choice, plan, engine.as_ref(), writer)?;
+    spec.judge = judge.as_ref().map(|j| j.engine.identity().clone());
     let resume = format!("swallow-eval run --resume {}", writer.dir().path().display());
     let progress = Progress::new(if args.quiet { Show::Nothing } else { Show::on_stderr() });
     let onlooker = |event: Event<'_>| progress.see(event);
-    let chosen = || brought.sandbox.clone().map_or_else(|| args.programs.choose(), Ok);
-    let job =
-        Job { plan, spec, writer, engine: engine.as_mut(), cancel, onlooker: &onlooker, then: then(args), tools: &tools, sandbox: &chosen };
+    let chosen = || sandbox.clone().map_or_else(|| args.programs.choose(), Ok);
+    let job = Job {
+        plan,
+        spec,
+        writer,
+        engine: engine.as_mut(),
+        cancel,
+        onlooker: &onlooker,
+        then: then(args),
+        tools: &tools,
+        sandbox: &chosen,
+        judge: judge.as_mut().map(judge::Chosen::judge),
+    };
     let finished = execute(job).map_err(|e| stopped(e, &resume))?;
     if let Some(torn) = &finished.torn {
         note(torn);
@@ -120,9 +137,15 @@ fn run_in(
         complain(&format!("interrupted; everything answered so far is kept\nresume with: {resume}"));
         return Ok(Exit::Interrupted);
     }
+    if let Some(verdicts) = &finished.verdicts {
+        note(&judge::told(verdicts, judge.as_ref().and_then(|j| j.price.as_ref())));
+    }
     match &finished.scores {
         Some(scores) => write_table(scores, writer, published)?,
         None => print(&format!("answers are in {}; `swallow-eval score` scores them\n", writer.dir().path().display()))?,
+    }
+    if let Some(verdicts) = finished.verdicts.as_ref().filter(|v| v.over_budget) {
+        return Ok(judge::incomplete(verdicts, finished.failed));
     }
     judge_failures(args, &finished, &resume)
 }
@@ -139,6 +162,12 @@ fn then(args: &RunArgs) -> Then {
 pub(super) fn write_table(scores: &Scores, writer: &RunWriter, published: Option<&ReferenceRow>) -> Result<(), Failure> {
     let table = Table::of_run(scores, published).footnote(format!("files: {}", writer.dir().path().display()));
     writer.write_report(&markdown::render(&table)).map_err(|e| results_failure(Exit::Incomplete, &e))?;
+    // The columns of one benchmark are categories on one scale: those make a radar.
+    let suite = load::suite(&scores.suite).map_err(data_source::task_failure)?;
+    let titles: Vec<&str> = suite.columns.iter().filter(|c| c.group.is_some()).map(|c| c.title.as_str()).collect();
+    if let Some(svg) = radar::svg(scores, published, &titles) {
+        writer.write_radar(&svg).map_err(|e| results_failure(Exit::Incomplete, &e))?;
+    }
     print(&terminal::render(&table, look_of_stdout()))
 }
 
@@ -242,6 +271,7 @@ fn depends_on_model(task: &Task) -> bool {
     let request = &task.file.request;
     task.file.arrange.counts_tokens()
         || !request.defects.is_empty()
+        || request.kind == RequestKindName::Chat
         || request.eos_stop != EosStop::No
         || request.max_total_tokens.is_some()
         || request.sampling.repetition_penalty_from == PenaltyFrom::Model
@@ -341,6 +371,8 @@ fn spec(
         tasks: task_specs(plan),
         left_out: plan.left_out.clone(),
         engine: engine.identity().clone(),
+        judge: None,
+        chat_template: judged(plan).then(|| chat_template(args, choice)).transpose()?.map(|c| c.name),
         defects: args.defects,
         limit: args.limit,
         samples: args.samples.clone().unwrap_or_default().0,
@@ -378,7 +410,7 @@ fn first_prompts(plan: &Plan) -> String {
     text
 }
 
-fn stopped(error: AskError, resume: &str) -> Failure {
+pub(super) fn stopped(error: AskError, resume: &str) -> Failure {
     let kept = format!("what was answered is kept; go on with: {resume}");
     match error {
         AskError::Engine { task, error } => {

@@ -4,6 +4,7 @@
 
 use super::{
     exit::{Exit, Failure},
+    judge::JudgeFlags,
     model_choice::{self, ModelChoice},
     values::{self, Dtype, SampleSelection},
 };
@@ -123,6 +124,14 @@ pub struct RunArgs {
     /// Read settings from this file too: TOML, or JSON with lm-eval's names
     #[arg(long, short = 'C', value_name = "FILE", help_heading = "Run")]
     pub config: Option<PathBuf>,
+
+    /// How conversations are written: a family of FastChat's (llama-3, qwen-7b-chat, swallow, one_shot), `model` for the model's own
+    /// template, or a Jinja file [default: the family that FastChat takes for the model's name]
+    #[arg(long, value_name = "HOW", help_heading = "Model")]
+    pub chat_template: Option<String>,
+    /// Who judges
+    #[command(flatten)]
+    pub judge: JudgeFlags,
 
     #[command(flatten)]
     pub(crate) programs: super::sandbox::SandboxArgs,

@@ -42,10 +42,7 @@ pub(super) fn run(args: &ScoreArgs) -> Verdict {
     }
     let writer = dir.clone().into_writer().map_err(usage)?;
     let tools = recorded_tools(&dir, &spec, &tasks)?;
-    let finished = rescore(&dir, &suite, &tasks, &writer, &tools, &|| args.programs.choose()).map_err(|e| match e {
-        GradeError::Results(e) => usage(e),
-        GradeError::Sandbox(e) => super::sandbox::failure(&e),
-    })?;
+    let finished = rescore(&dir, &suite, &tasks, &writer, &tools, &|| args.programs.choose()).map_err(|e| unscored(&e))?;
     if let Some(torn) = &finished.torn {
         note(torn);
     }
@@ -56,6 +53,14 @@ pub(super) fn run(args: &ScoreArgs) -> Verdict {
         return Ok(Exit::Incomplete);
     }
     Ok(Exit::Ok)
+}
+
+/// A recorded run that cannot be scored.
+pub(super) fn unscored(error: &GradeError) -> Failure {
+    match error {
+        GradeError::Results(e) => results_failure(Exit::Usage, e),
+        GradeError::Sandbox(e) => super::sandbox::failure(e),
+    }
 }
 
 /// What scoring this run needs.

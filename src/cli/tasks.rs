@@ -110,6 +110,11 @@ fn shown(asked: &PlannedRequest, tokenizer: Option<&Tokenizer>) -> String {
             }
             let _ = writeln!(text, "{:?}", scored.rules);
         }
+        RequestKind::Chat(chat) => {
+            for turn in chat.users() {
+                let _ = writeln!(text, "── turn ──\n{turn}\n── end of turn ──");
+            }
+        }
     }
     if *lost_tokens > 0 {
         let _ = writeln!(text, "the harness loses the first {lost_tokens} new tokens of this batch");

@@ -212,7 +212,7 @@ mod tests {
     #[test]
     fn suites_seeds_and_seconds() {
         assert_eq!(suite("ja"), Ok("ja".to_owned()));
-        assert!(suite("mt-bench").unwrap_err().contains("not built yet"));
+        assert!(suite("en").unwrap_err().contains("not built yet"));
         assert!(suite("jp").unwrap_err().contains("no such suite"));
         for (text, good) in [("0", true), ("0,1234,None,1", true), ("1,2", false), ("x", false), ("-1", false)] {
             assert_eq!(seeds(text).is_ok(), good, "{text}");

@@ -1,6 +1,6 @@
 //! What is known of a model before it answers.
 
-use super::EngineError;
+use super::{EngineError, Template};
 use crate::text::tokenizer::Tokenizer;
 use serde_json::Value;
 use std::{path::Path, sync::Arc};
@@ -14,6 +14,12 @@ pub struct ModelFacts {
     pub max_positions: Option<u32>,
     /// `repetition_penalty` of its generation_config.json.
     pub repetition_penalty: Option<f64>,
+    /// `top_k` of its generation_config.json.
+    pub top_k: Option<u32>,
+    /// `top_p` of its generation_config.json.
+    pub top_p: Option<f64>,
+    /// How conversations with it are written, where that has been chosen.
+    pub template: Option<Template>,
 }
 
 impl ModelFacts {
@@ -29,6 +35,9 @@ impl ModelFacts {
             tokenizer: Some(Arc::new(tokenizer)),
             max_positions: config.get("max_position_embeddings").and_then(Value::as_u64).and_then(|n| u32::try_from(n).ok()),
             repetition_penalty: generation.get("repetition_penalty").and_then(Value::as_f64),
+            top_k: generation.get("top_k").and_then(Value::as_u64).and_then(|k| u32::try_from(k).ok()),
+            top_p: generation.get("top_p").and_then(Value::as_f64),
+            template: None,
         })
     }
 }

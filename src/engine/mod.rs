@@ -5,12 +5,14 @@
 //! part of the request ([`TokenRules`]), never an accident of the engine.
 
 pub mod chat;
+mod conversation;
 pub mod demo;
 pub mod endpoint;
 pub mod facts;
 pub mod llama;
 pub mod replay;
 
+pub use conversation::{Chat, Template, Turn};
 pub use facts::ModelFacts;
 
 use serde::{Deserialize, Serialize};
@@ -60,14 +62,18 @@ pub enum RequestKind {
     Generate(Generate),
     /// Log-probabilities of given continuations of one context.
     LogLikelihood(LogLikelihood),
+    /// Hold a conversation.
+    Chat(Chat),
 }
 
 impl RequestKind {
-    /// The text the model reads first: the prompt of a generation, the context of a log-likelihood.
+    /// The text the model reads first: the prompt of a generation, the context of a log-likelihood, what the user of a conversation says
+    /// first.
     pub fn text(&self) -> &str {
         match self {
             RequestKind::Generate(generate) => &generate.prompt,
             RequestKind::LogLikelihood(scored) => &scored.context,
+            RequestKind::Chat(chat) => &chat.prompt,
         }
     }
 }
@@ -251,6 +257,11 @@ pub enum Output {
     LogLikelihoods {
         /// One entry for each continuation.
         continuations: Vec<ContinuationScore>,
+    },
+    /// Answer to [`RequestKind::Chat`], one entry a turn.
+    Dialogue {
+        /// In their order.
+        turns: Vec<Turn>,
     },
 }
 

@@ -17,7 +17,7 @@ impl Metric for ExactMatch {
     fn score(&self, _: &Resources<'_>, reference: &Reference, evidence: &[Evidence]) -> Score {
         let hit = match evidence.first() {
             Some(Evidence::Text(answer)) => reference.texts.contains(answer),
-            Some(Evidence::LogLikelihoods(_) | Evidence::Passed(_)) | None => false,
+            Some(Evidence::LogLikelihoods(_) | Evidence::Passed(_) | Evidence::Rating { .. }) | None => false,
         };
         Score::of(f64::from(u8::from(hit)))
     }

@@ -10,6 +10,7 @@ pub mod exact_match;
 pub mod numpy_random;
 pub mod parts;
 pub mod pass_at_k;
+pub mod rating;
 pub mod rouge;
 pub mod segment;
 pub mod squad;
@@ -43,6 +44,14 @@ pub enum Evidence {
     LogLikelihoods(Vec<f64>),
     /// Whether a program ran to its end in the sandbox.
     Passed(bool),
+    /// A judge's rating of one turn (counted from 0) of one choice; the choices of a turn stand in their order. `None` where the judge gave
+    /// none.
+    Rating {
+        /// Which turn.
+        turn: u32,
+        /// 1 to 10, as a rule.
+        rating: Option<f64>,
+    },
 }
 
 /// The score of one document by one metric.
@@ -121,13 +130,13 @@ pub trait Metric: Sync {
 fn texts<'t>(reference: &'t Reference, evidence: &'t [Evidence]) -> (&'t str, &'t str) {
     let answer = match evidence.first() {
         Some(Evidence::Text(text)) => text,
-        Some(Evidence::LogLikelihoods(_) | Evidence::Passed(_)) | None => "",
+        Some(Evidence::LogLikelihoods(_) | Evidence::Passed(_) | Evidence::Rating { .. }) | None => "",
     };
     (reference.texts.first().map_or("", String::as_str), answer)
 }
 
 /// Every metric, by name.
-pub const METRICS: [&dyn Metric; 20] = [
+pub const METRICS: [&dyn Metric; 24] = [
     &exact_match::ExactMatch,
     &char_f1::CharF1,
     &rouge::Rouge::ONE,
@@ -148,6 +157,10 @@ pub const METRICS: [&dyn Metric; 20] = [
     &squad::Squad::ALL[5],
     &squad::Squad::ALL[6],
     &squad::Squad::ALL[7],
+    &rating::Rating(rating::Figure::Mean),
+    &rating::Rating(rating::Figure::FirstTurn),
+    &rating::Rating(rating::Figure::SecondTurn),
+    &rating::Rating(rating::Figure::Deviation),
 ];
 
 /// The metric of that name.

@@ -88,7 +88,7 @@ impl Metric for Squad {
             match piece {
                 Evidence::Text(text) => answer = Some(text.as_str()),
                 Evidence::LogLikelihoods(values) => no_answer = values.first().map_or(0.0, |v| no_answer_probability(*v)),
-                Evidence::Passed(_) => {}
+                Evidence::Passed(_) | Evidence::Rating { .. } => {}
             }
         }
         let Some(answer) = answer else {

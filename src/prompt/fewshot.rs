@@ -12,6 +12,7 @@ use crate::task::{
     document::{Document, same_record},
     load::TaskError,
 };
+use serde_json::Value;
 use std::sync::Arc;
 
 /// The documents of a task in the protocol's order, each with its shots in prompt order.
@@ -65,6 +66,7 @@ pub fn splits(task: &Task) -> Vec<String> {
         Arrange::JpHarness { eval, shots, .. } | Arrange::LmEval { eval, shots, .. } if eval == shots => vec![eval.clone()],
         Arrange::JpHarness { eval, shots, .. } | Arrange::LmEval { eval, shots, .. } => vec![eval.clone(), shots.clone()],
         Arrange::LlmJpEvalJmmlu { .. } => task.file.subset.iter().map(|s| s.name.clone()).collect(),
+        Arrange::FastChat { questions, references, .. } => vec![questions.clone(), references.clone()],
     }
 }
 
@@ -89,6 +91,10 @@ pub fn draw(task: &Task, mut sets: Vec<Vec<Document>>, count: usize, facts: &Mod
         }
         Arrange::JpHarness { seed, fit, .. } => return jp_harness(task, sets, count, *seed, fit, facts),
         Arrange::LmEval { choose, .. } => return lm_eval(task, sets, count, choose),
+        Arrange::FastChat { id, .. } => {
+            let references = sets.pop().unwrap_or_default();
+            (fast_chat(task, sets.pop().unwrap_or_default(), &references, id), Vec::new(), String::new())
+        }
     };
     let pool_size = pool.len();
     if pool_size < count {
@@ -98,8 +104,21 @@ pub fn draw(task: &Task, mut sets: Vec<Vec<Document>>, count: usize, facts: &Mod
     let shots = Arc::new(pool);
     number(&mut documents);
     let shots = vec![shots; documents.len()];
-    let unused = available - documents.len() - pool_size;
+    let unused = available.saturating_sub(documents.len() + pool_size);
     Ok(Drawn { documents, shots, draws: Vec::new(), pool: pool_size, unused })
+}
+
+/// FastChat `llm_judge`: questions in file order, each with the reference answers of the same id as its field `reference_turns`.
+fn fast_chat(task: &Task, mut questions: Vec<Document>, references: &[Document], id: &str) -> Vec<Document> {
+    let category = task.file.request.chat.as_ref().map(|c| c.category.as_str()).unwrap_or_default();
+    for question in &mut questions {
+        let key = question.fields.get(id).cloned();
+        let answers = references.iter().find(|r| r.fields.get(id) == key.as_ref()).and_then(|r| r.fields.get("choices"));
+        let turns = answers.and_then(|choices| choices.get(0)?.get("turns")).cloned().unwrap_or_default();
+        question.group = question.fields.get(category).and_then(Value::as_str).unwrap_or_default().to_owned();
+        question.fields.insert("reference_turns".into(), turns);
+    }
+    questions
 }
 
 fn number(documents: &mut [Document]) {
@@ -262,7 +281,7 @@ mod tests {
         let tokenizer = crate::text::tokenizer::Tokenizer::from_bytes(file("tokenizer.json"), None, None).expect("valid");
         let mut task = task("mgsm");
         task.file.request.max_new_tokens = 10;
-        let facts = ModelFacts { tokenizer: Some(Arc::new(tokenizer)), max_positions: Some(110), repetition_penalty: None };
+        let facts = ModelFacts { tokenizer: Some(Arc::new(tokenizer)), max_positions: Some(110), ..ModelFacts::default() };
         let pool: Vec<Document> = documents(8).into_iter().map(|d| Document { output: "東京の天気は晴れ。".repeat(d.row), ..d }).collect();
         let drawn = draw(&task, vec![documents(40), pool.clone()], 4, &facts).expect("enough");
         let mut dropped = 0;

@@ -1,13 +1,14 @@
 //! Document and shots to requests.
 
 use super::fit::{self, FitError};
-use crate::engine::{Bos, Cleanup, Generate, LogLikelihood, ModelFacts, Request, RequestKind, Sampling, TokenRules};
+use crate::engine::{Bos, Chat, Cleanup, Generate, LogLikelihood, ModelFacts, Request, RequestKind, Sampling, Template, TokenRules};
 use crate::task::{
-    Arrange, CleanupFrom, EosStop, PenaltyFrom, RequestKindName, RequestRule, Task, document::Document, load::TaskError,
+    Arrange, CleanupFrom, EosStop, PenaltyFrom, RequestKindName, RequestRule, Task, document::Document, judged::ChatRule, load::TaskError,
     template::TemplateName,
 };
 use crate::text::tokenizer::Special;
 use serde::Serialize;
+use serde_json::Value;
 use sha2::{Digest, Sha256};
 
 /// What the prompt template sees: the document's `input` and `subset`, and the `shots`, each with `input` and `output`.
@@ -100,6 +101,10 @@ pub fn requests(task: &Task, document: &Document, shots: &[Document], facts: &Mo
                 Ok(scored(context, choices.iter().map(|choice| format!("{}{}", rule.delimiter, choice.output)).collect()))
             })
             .collect(),
+        RequestKindName::Chat => {
+            let chat = rule.chat.as_ref().expect("a task file with this kind has [request.chat], which its loader checks");
+            Ok(conversations(chat, rule.max_new_tokens, document, prompt(task, document, shots, facts)?, facts))
+        }
     }
 }
 
@@ -151,6 +156,41 @@ fn max_new_tokens(rule: &RequestRule, prompt: &str, facts: &ModelFacts) -> Resul
 fn seed(prompt: &str) -> u64 {
     let digest = Sha256::digest(prompt);
     u64::from(u32::from_le_bytes([digest[0], digest[1], digest[2], 0]))
+}
+
+/// `gen_model_answer.py:92-96`: of a category without a temperature.
+const DEFAULT_TEMPERATURE: f64 = 0.7;
+/// `gen_model_answer.py:118-121`: temperatures below this are greedy.
+const GREEDY_BELOW: f64 = 1e-4;
+/// `GenerationConfig` of transformers has this top-k where generation_config.json has none.
+const TRANSFORMERS_TOP_K: u32 = 50;
+
+/// The conversations of one document, one a choice. Settings that the protocol leaves to the model are the model's own.
+///
+/// `torch.manual_seed(i)` before choice `i` (`gen_model_answer.py:106`) does not reach a greedy one: those are equal, one request, asked once.
+fn conversations(rule: &ChatRule, max_new_tokens: u32, document: &Document, prompt: String, facts: &ModelFacts) -> Vec<Request> {
+    let turns: Vec<&str> =
+        document.fields.get(&rule.turns).and_then(Value::as_array).into_iter().flatten().filter_map(Value::as_str).collect();
+    let temperature = rule.temperature.get(&document.group).copied().unwrap_or(DEFAULT_TEMPERATURE);
+    let greedy = temperature < GREEDY_BELOW;
+    let conversation = |choice: u32| {
+        let choice = if greedy { 0 } else { choice };
+        Request::new(RequestKind::Chat(Chat {
+            prompt: prompt.clone(),
+            follow_ups: turns.iter().skip(1).map(|turn| (*turn).to_owned()).collect(),
+            sample: choice,
+            max_new_tokens,
+            template: facts.template.clone().unwrap_or(Template::Model),
+            sampling: Sampling {
+                temperature: if greedy { 0.0 } else { temperature },
+                top_k: facts.top_k.unwrap_or(TRANSFORMERS_TOP_K),
+                top_p: facts.top_p.unwrap_or(1.0),
+                repetition_penalty: facts.repetition_penalty.unwrap_or(1.0),
+                seed: choice.into(),
+            },
+        }))
+    };
+    (0..rule.choices).map(conversation).collect()
 }
 
 /// SHA-256 over texts in order, joined by a zero byte; hexadecimal. The digest rule of the goldens recorded from the JP harness.

@@ -12,5 +12,6 @@ pub mod leaderboard;
 pub mod many_runs;
 pub mod markdown;
 pub mod one_run;
+pub mod radar;
 pub mod table;
 pub mod terminal;

@@ -177,7 +177,7 @@ fn restore(line: RequestLine, prefixes: &BTreeMap<String, String>) -> Result<Pla
 /// Everything of a request but its [`RequestKind::text`].
 pub fn fields_but_text(kind: &RequestKind) -> Map<String, Value> {
     let field = match kind {
-        RequestKind::Generate(_) => "prompt",
+        RequestKind::Generate(_) | RequestKind::Chat(_) => "prompt",
         RequestKind::LogLikelihood(_) => "context",
     };
     let Ok(Value::Object(mut fields)) = serde_json::to_value(kind) else { unreachable!("a request is an object in JSON") };

@@ -38,11 +38,20 @@ pub const SCORES: &str = "scores.json";
 /// The table, for people.
 pub const REPORT: &str = "report.md";
 
+/// The radar chart of a suite whose columns are parts of one benchmark.
+pub const RADAR: &str = "radar.svg";
+
 /// The evaluated model's tokenizer, in a run whose scoring needs its tokens; a directory.
 pub const TOKENIZER: &str = "tokenizer";
 
 /// Every file of a run, in the order they come to be.
 pub const FILES: [&str; 6] = [RUN, REQUESTS, RESPONSES, SAMPLES, SCORES, REPORT];
+
+/// A judge's journal, in the format of `responses.jsonl`. The name keeps letters, digits, `.`, `_` and `-` of the judge's.
+fn judgements_file(judge: &str) -> String {
+    let plain: String = judge.chars().map(|c| if c.is_ascii_alphanumeric() || ".-_".contains(c) { c } else { '_' }).collect();
+    format!("judgements-{plain}.jsonl")
+}
 
 /// Held while a process writes the run. The lock is the kernel's and dies with the process; the file stays.
 const LOCK: &str = ".lock";
@@ -198,6 +207,15 @@ impl RunDir {
         requests::read(&self.path.join(REQUESTS))
     }
 
+    /// Reads what a judge said of this run's answers; nothing where it has not been asked.
+    ///
+    /// # Errors
+    /// See [`journal::read`].
+    pub fn judgements(&self, judge: &str) -> Result<Recovered, ResultsError> {
+        let path = self.path.join(judgements_file(judge));
+        if path.exists() { journal::read(&path) } else { Ok(Recovered::default()) }
+    }
+
     /// Reads `responses.jsonl`.
     ///
     /// # Errors
@@ -216,6 +234,14 @@ impl RunWriter {
     /// Whether another process is kept out. `false` on file systems without locks (some Lustre mounts), where the run goes on all the same.
     pub fn is_locked(&self) -> bool {
         self.lock.is_some()
+    }
+
+    /// Opens a judge's journal, giving back what it holds.
+    ///
+    /// # Errors
+    /// See [`Journal::open_append`].
+    pub fn judgements(&self, judge: &str) -> Result<(Journal, Recovered), ResultsError> {
+        Journal::open_append(&self.dir.path.join(judgements_file(judge)))
     }
 
     /// Opens the journal, giving back what it holds.
@@ -297,6 +323,14 @@ impl RunWriter {
     /// When it cannot be written.
     pub fn write_report(&self, markdown: &str) -> Result<(), ResultsError> {
         atomic::write(&self.dir.path.join(REPORT), |out| out.write_all(markdown.as_bytes()))
+    }
+
+    /// Writes `radar.svg`.
+    ///
+    /// # Errors
+    /// When it cannot be written.
+    pub fn write_radar(&self, svg: &str) -> Result<(), ResultsError> {
+        atomic::write(&self.dir.path.join(RADAR), |out| out.write_all(svg.as_bytes()))
     }
 
     /// Takes a run back that never began (no `run.json`): its directory goes, unless somebody put a file there.

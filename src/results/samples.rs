@@ -59,4 +59,20 @@ pub struct Sample {
     /// What a reader of the score should know.
     #[serde(default)]
     pub notes: Vec<Note>,
+    /// The turns of a judged conversation.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub turns: Vec<JudgedTurn>,
+}
+
+/// A turn of a conversation and what a judge said of it.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+pub struct JudgedTurn {
+    /// What the user said.
+    pub question: String,
+    /// What the model answered.
+    pub answer: String,
+    /// What the judge said; `null` where it was not asked or gave no answer.
+    pub judgement: Option<String>,
+    /// The rating in it; `null` where there is none.
+    pub rating: Option<f64>,
 }

@@ -31,6 +31,12 @@ pub struct RunSpec {
     pub left_out: BTreeMap<String, String>,
     /// Who answered.
     pub engine: Identity,
+    /// Who rates the answers of judged tasks, where one does. Not compared on resume: another judge has a journal of its own.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub judge: Option<Identity>,
+    /// How conversations are written (`llama-3`, `model`, a file), where any are held.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub chat_template: Option<String>,
     /// What is done about upstream defects.
     pub defects: Defects,
     /// `--limit`, where given.
@@ -218,7 +224,7 @@ impl Session {
 }
 
 /// Fields of `run.json` that may differ between the run and its resumption.
-const NOT_COMPARED: [&str; 5] = ["id", "left_out", "machine", "command", "timing"];
+const NOT_COMPARED: [&str; 6] = ["id", "left_out", "machine", "command", "timing", "judge"];
 
 /// How many differences are worth telling.
 const DIFFERENCES_TOLD: usize = 8;
@@ -309,6 +315,8 @@ pub(crate) mod tests {
             tasks: vec![task("jemhopqa"), task("niilc")],
             left_out: BTreeMap::new(),
             engine: Identity { engine: "llama".into(), model: "m".into(), dtype: Some("f32".into()), ..Identity::default() },
+            judge: None,
+            chat_template: None,
             defects: Defects::Faithful,
             limit: Some(Limit::Count(40)),
             samples: BTreeMap::new(),

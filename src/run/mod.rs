@@ -1,14 +1,16 @@
 //! The order of things. A run is [`plan`], then [`ask`], then [`score`]; this file reads as its contents page.
 
+pub mod agreement;
 pub mod ask;
 pub mod grade;
+pub mod judge;
 pub mod merge;
 pub mod overrides;
 pub mod plan;
 pub mod resources;
 pub mod score;
 
-use crate::engine::Engine;
+use crate::engine::{Engine, Identity, Request};
 use crate::metric::Need;
 use crate::results::{
     ResultsError,
@@ -63,6 +65,16 @@ pub struct Finished {
     pub documents: u64,
     /// A last line of the journal that a kill had cut short.
     pub torn: Option<String>,
+    /// What judging came to, where a judge was asked.
+    pub verdicts: Option<judge::Verdicts>,
+}
+
+/// Who judges, and for how much at most.
+pub struct Judge<'j> {
+    /// Who is asked.
+    pub engine: &'j mut dyn Engine,
+    /// Limit on money.
+    pub budget: Option<judge::Budget>,
 }
 
 /// What follows the asking.
@@ -96,6 +108,8 @@ pub struct Job<'j> {
     pub tools: &'j Tools,
     /// What executes programs.
     pub sandbox: Chosen<'j>,
+    /// Who judges the tasks that have a judge; none are judged without one.
+    pub judge: Option<Judge<'j>>,
 }
 
 /// The entries of `run.json` for the tasks of a plan.
@@ -117,7 +131,7 @@ pub fn task_specs(plan: &Plan) -> Vec<TaskSpec> {
 /// # Errors
 /// [`AskError`]: a refusal or a dead engine, or an output that became unwritable.
 pub fn execute(job: Job<'_>) -> Result<Finished, AskError> {
-    let Job { plan, mut spec, writer, engine, cancel, onlooker, then, tools, sandbox } = job;
+    let Job { plan, mut spec, writer, engine, cancel, onlooker, then, tools, sandbox, judge } = job;
     ask::check(&plan.tasks, engine)?;
     let asked: Vec<PlannedRequest> = plan.tasks.iter().flat_map(|t| t.asked.iter().cloned()).collect();
     let (mut journal, recovered) = writer.journal().map_err(AskError::Recorded)?;
@@ -138,14 +152,51 @@ pub fn execute(job: Job<'_>) -> Result<Finished, AskError> {
     if result.cancelled || then == Then::Nothing {
         let documents = plan.tasks.iter().map(|t| t.documents as u64).sum();
         let (failed, failure) = (answers.failures.len() as u64, answers.failures.values().next().map(|f| f.message.clone()));
-        return Ok(Finished { scores: None, cancelled: result.cancelled, failed, failure, documents, torn });
+        return Ok(Finished { scores: None, cancelled: result.cancelled, failed, failure, documents, torn, verdicts: None });
     }
     let tasks: Vec<Task> = plan.tasks.iter().map(|t| t.task.clone()).collect();
     let graded = grade::grade(&tasks, &asked, &answers, writer, sandbox, cancel)?;
+    let verdicts = match judge {
+        Some(judge) => Some(ask_judge(judge, &tasks, &asked, &answers, writer, cancel, onlooker)?),
+        None => None,
+    };
+    if let Some(verdicts) = verdicts.clone().filter(|v| v.cancelled) {
+        return Ok(Finished { cancelled: true, failed: 0, failure: None, documents: 0, scores: None, torn, verdicts: Some(verdicts) });
+    }
     let scoring = Scoring { graded: &graded, suite: &plan.suite, tasks: &tasks, spec: &spec, writer, then, tools };
     let mut finished = scoring.score(&asked, &answers)?;
     finished.torn = torn;
+    finished.verdicts = verdicts;
     Ok(finished)
+}
+
+/// Asks a judge about every judged task's recorded answers; its journal is its own.
+///
+/// # Errors
+/// [`AskError`].
+pub fn ask_judge(
+    judge: Judge<'_>,
+    tasks: &[Task],
+    asked: &[PlannedRequest],
+    answers: &Answers,
+    writer: &RunWriter,
+    cancel: &AtomicBool,
+    onlooker: &dyn Fn(Event<'_>),
+) -> Result<judge::Verdicts, AskError> {
+    let (mut journal, recovered) = writer.judgements(&judge.engine.identity().model).map_err(AskError::Recorded)?;
+    let mut known = Answers::of(recovered.outcomes);
+    let calls = judge_calls(tasks, asked, answers);
+    let (journal, budget) = (&mut journal, judge.budget.as_ref());
+    judge::Judging { engine: judge.engine, journal, answers: &mut known, budget, cancel, onlooker }.judge(&calls)
+}
+
+/// Everything a judge is to be asked about the recorded answers of these tasks.
+pub fn judge_calls(tasks: &[Task], asked: &[PlannedRequest], answers: &Answers) -> Vec<Request> {
+    let of_task = |requests: &[PlannedRequest]| {
+        let task = tasks.iter().find(|t| t.name == requests[0].task);
+        task.map(|task| judge::calls(task, requests, answers)).unwrap_or_default()
+    };
+    asked.chunk_by(|a, b| a.task == b.task).flat_map(of_task).collect()
 }
 
 /// A run whose scoring needs the model's tokens keeps the tokenizer, so that it can be scored again without the model.
@@ -169,7 +220,36 @@ pub fn rescore(
     tools: &Tools,
     sandbox: Chosen<'_>,
 ) -> Result<Finished, GradeError> {
-    let spec = dir.spec()?;
+    rescore_with(dir, suite, tasks, writer, tools, sandbox, None)
+}
+
+/// The same with the ratings of another judge than the run's own. Files of the run change only where it had no judge: then this one becomes
+/// its own.
+///
+/// # Errors
+/// As [`rescore`].
+pub fn rescore_with(
+    dir: &RunDir,
+    suite: &Suite,
+    tasks: &[Task],
+    writer: &RunWriter,
+    tools: &Tools,
+    sandbox: Chosen<'_>,
+    judge: Option<Identity>,
+) -> Result<Finished, GradeError> {
+    let mut spec = dir.spec()?;
+    let then = match (judge, &spec.judge) {
+        (Some(judge), Some(own)) if own.model != judge.model => {
+            spec.judge = Some(judge);
+            Then::Nothing
+        }
+        (Some(judge), None) => {
+            spec.judge = Some(judge);
+            writer.write_spec(&spec)?;
+            Then::ScoreAndLog
+        }
+        _ => Then::ScoreAndLog,
+    };
     let asked = dir.requests()?;
     let recovered = dir.responses()?;
     let torn = recovered.torn.map(|t| t.to_string());
@@ -178,7 +258,7 @@ pub fn rescore(
     let tasks: Vec<Task> = tasks.iter().filter(of_run).cloned().collect();
     let answers = Answers::of(recovered.outcomes);
     let graded = grade::grade(&tasks, &asked, &answers, writer, sandbox, &AtomicBool::new(false))?;
-    let scoring = Scoring { graded: &graded, suite, tasks: &tasks, spec: &spec, writer, then: Then::ScoreAndLog, tools };
+    let scoring = Scoring { graded: &graded, suite, tasks: &tasks, spec: &spec, writer, then, tools };
     let mut finished = scoring.score(&asked, &answers)?;
     finished.torn = torn;
     Ok(finished)
@@ -200,15 +280,35 @@ impl Scoring<'_> {
     fn score(&self, asked: &[PlannedRequest], answers: &Answers) -> Result<Finished, ResultsError> {
         let Scoring { suite, tasks, spec, writer, then, tools, graded } = *self;
         let purpose = if spec.demo { Purpose::Demo } else { Purpose::Measurement };
-        let mut scored: BTreeMap<&str, TaskScore> = BTreeMap::new();
+        let mut scored: BTreeMap<Key, TaskScore> = BTreeMap::new();
         let mut samples: Vec<Sample> = Vec::new();
         for requests in asked.chunk_by(|a, b| a.task == b.task) {
             let name = &requests[0].task;
             let task = tasks.iter().find(|t| t.name == *name);
             let Some((task, task_spec)) = task.zip(spec.tasks.iter().find(|t| t.task == *name)) else { continue };
-            let around = score::Circumstances { spec: task_spec, engine: &spec.engine, purpose, defects: spec.defects, tools, graded };
+            let chat_template = spec.chat_template.as_deref();
+            let around = score::Circumstances {
+                spec: task_spec,
+                engine: &spec.engine,
+                chat_template,
+                purpose,
+                defects: spec.defects,
+                tools,
+                graded,
+            };
+            if let Some(rule) = &task.file.judge {
+                let judge = spec.judge.as_ref();
+                let judgements = match judge {
+                    Some(judge) => Answers::of(writer.dir().judgements(&judge.model)?.outcomes),
+                    None => Answers::default(),
+                };
+                let judged = judge::score(task, rule, requests, answers, &judgements, judge, around);
+                scored.extend(judged.tasks.into_iter().map(|(group, score)| ((task.name.clone(), group), score)));
+                samples.extend(judged.samples);
+                continue;
+            }
             let (score, of_task) = score::score_task(task, requests, answers, around);
-            scored.insert(&task.name, score);
+            scored.insert((task.name.clone(), None), score);
             samples.extend(of_task);
         }
         let failed = samples.iter().filter(|s| s.failure.is_some()).count() as u64;
@@ -219,17 +319,22 @@ impl Scoring<'_> {
         if then == Then::ScoreAndLog {
             writer.write_samples(&samples)?;
         }
-        writer.write_scores(&scores)?;
-        Ok(Finished { scores: Some(scores), cancelled: false, failed, failure, documents, torn: None })
+        if then != Then::Nothing {
+            writer.write_scores(&scores)?;
+        }
+        Ok(Finished { scores: Some(scores), cancelled: false, failed, failure, documents, torn: None, verdicts: None })
     }
 }
 
+/// A task, and the group of it that a column shows.
+type Key = (String, Option<String>);
+
 /// One entry for every column of the suite, with a number or the reason why there is none; then tasks of no column.
-fn columns(suite: &Suite, tasks: &[Task], mut scored: BTreeMap<&str, TaskScore>, left_out: &BTreeMap<String, String>) -> Vec<TaskScore> {
+fn columns(suite: &Suite, tasks: &[Task], mut scored: BTreeMap<Key, TaskScore>, left_out: &BTreeMap<String, String>) -> Vec<TaskScore> {
     let mut all = Vec::new();
     for column in &suite.columns {
         let task = column.task.as_deref().unwrap_or_default();
-        all.push(scored.remove(task).unwrap_or_else(|| {
+        all.push(scored.remove(&(task.to_owned(), column.group.clone())).unwrap_or_else(|| {
             let metric = tasks.iter().find(|t| t.name == task).map(|t| t.file.headline.clone()).unwrap_or_default();
             let why = match (left_out.get(task), &column.not_built) {
                 (Some(why), _) => why.clone(),
@@ -239,7 +344,7 @@ fn columns(suite: &Suite, tasks: &[Task], mut scored: BTreeMap<&str, TaskScore>,
             TaskScore::unavailable(task, &column.title, metric, why)
         }));
     }
-    for mut score in tasks.iter().filter_map(|t| scored.remove(t.name.as_str())) {
+    for mut score in tasks.iter().filter_map(|t| scored.remove(&(t.name.clone(), None))) {
         // A task of the user's own must not hide behind the column whose title it copied.
         if suite.columns.iter().any(|c| c.title == score.title) {
             score.title = format!("{} ({})", score.title, score.task);

@@ -88,6 +88,18 @@ pub fn apply(request: Request, overrides: &[Override]) -> Request {
             }
         }
     }
+    if let RequestKind::Chat(chat) = &mut kind {
+        for change in overrides {
+            match *change {
+                Override::Temperature(v) => chat.sampling.temperature = v,
+                Override::TopK(v) => chat.sampling.top_k = v,
+                Override::TopP(v) => chat.sampling.top_p = v,
+                Override::RepetitionPenalty(v) => chat.sampling.repetition_penalty = v,
+                Override::MaxNewTokens(v) => chat.max_new_tokens = v,
+                Override::Seed(v) => chat.sampling.seed = v,
+            }
+        }
+    }
     Request::new(kind)
 }
 

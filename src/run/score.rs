@@ -2,7 +2,7 @@
 
 mod document;
 
-pub(super) use document::program;
+pub(super) use document::{program, prompt_sha256};
 
 use super::{
     grade::{self, Graded},
@@ -31,6 +31,8 @@ pub struct Circumstances<'c> {
     pub spec: &'c TaskSpec,
     /// Who answered.
     pub engine: &'c Identity,
+    /// How conversations were written, where any were held.
+    pub chat_template: Option<&'c str>,
     /// Whether the numbers mean anything.
     pub purpose: Purpose,
     /// What is done about upstream defects.
@@ -115,14 +117,14 @@ fn aggregate_task(
         stderr,
         others: others.collect(),
         groups: groups(task, headline, &paths, of_headline),
-        signature: sign(task, n, &departures, around),
+        signature: sign(task, n, around.spec.documents_in_full, &departures, around),
         departures,
         warnings: end_tokens(task, around.engine).into_iter().chain(warnings(samples)).collect(),
         unavailable: None,
     }
 }
 
-fn sign(task: &Task, n: u64, departures: &[String], around: Circumstances<'_>) -> String {
+pub(super) fn sign(task: &Task, n: u64, in_full: u64, departures: &[String], around: Circumstances<'_>) -> String {
     signature(&Parts {
         protocol: PROTOCOL,
         task: &task.name,
@@ -135,7 +137,7 @@ fn sign(task: &Task, n: u64, departures: &[String], around: Circumstances<'_>) -
         protocol_dtype: &task.file.dtype,
         defects: (!task.file.request.defects.is_empty()).then_some(around.defects),
         window: window(task, around.engine),
-        coverage: if n < around.spec.documents_in_full { Coverage::Partial } else { Coverage::Full },
+        coverage: if n < in_full { Coverage::Partial } else { Coverage::Full },
         off_protocol: departures,
         sandbox: grade::executes(task).then(|| around.graded.sandbox().map(sandbox::Identity::short)).flatten(),
         purpose: around.purpose,

@@ -4,6 +4,7 @@
 //! A task file is frozen once published: `tasks/swallow-202407/` never changes its meaning.
 
 pub mod document;
+pub mod judged;
 pub mod load;
 pub mod step;
 pub mod template;
@@ -70,6 +71,9 @@ pub struct TaskFile {
     pub metrics: Vec<String>,
     /// The metric that stands in the table.
     pub headline: String,
+    /// Who rates the answers, where no reference decides.
+    #[serde(default)]
+    pub judge: Option<judged::JudgeRule>,
     /// Parts of a benchmark with many parts, in protocol order.
     #[serde(default)]
     pub subset: Vec<Subset>,
@@ -159,6 +163,15 @@ pub enum Arrange {
         shots: String,
         /// Which of them.
         choose: Choose,
+    },
+    /// FastChat `llm_judge`: documents in file order, without shots; the reference answers stand in a file of their own.
+    FastChat {
+        /// Split of the questions.
+        questions: String,
+        /// Split of the reference answers: `choices[0].turns` of the record with the same id.
+        references: String,
+        /// Field that joins the two.
+        id: String,
     },
 }
 
@@ -297,6 +310,9 @@ pub struct RequestRule {
     /// Upstream defects that `--defects faithful` reproduces.
     #[serde(default)]
     pub defects: Vec<Defect>,
+    /// How a conversation is held; there for `kind = "chat"` alone.
+    #[serde(default)]
+    pub chat: Option<judged::ChatRule>,
 }
 
 /// Where the text of the model's end token stands among the stop strings; the order decides nothing, but the record shows it.
@@ -354,6 +370,8 @@ pub enum RequestKindName {
     Generate,
     /// Log-likelihoods of the choices.
     Choose,
+    /// Hold a conversation.
+    Chat,
 }
 
 /// How tokens are chosen, as a task file says it.

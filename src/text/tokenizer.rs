@@ -170,6 +170,16 @@ impl Tokenizer {
         })
     }
 
+    /// Values of transformers' `special_tokens_map`, the additional ones last.
+    pub fn special_tokens(&self) -> Vec<&str> {
+        const NAMES: [&str; 7] = ["bos_token", "eos_token", "unk_token", "sep_token", "pad_token", "cls_token", "mask_token"];
+        let named = NAMES.into_iter().filter_map(|name| self.special_token(name));
+        let files = [&self.config, &self.special_tokens].into_iter();
+        let additional = files.into_iter().find_map(|file| file.get("additional_special_tokens")?.as_array());
+        let additional = additional.into_iter().flatten().filter_map(|v| v.as_str().or_else(|| v.get("content")?.as_str()));
+        named.chain(additional).collect()
+    }
+
     fn special_id(&self, name: &str) -> Option<u32> {
         self.id(self.special_token(name)?)
     }

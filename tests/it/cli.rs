@@ -24,7 +24,6 @@ fn usage_errors_exit_with_2() {
         ("run --limti 3", &["--limti", "--limit"]),
         ("run --shard 0/4", &["'0/4'", "--shard"]),
         ("run --max-failures 2.0", &["'2.0'", "--max-failures"]),
-        ("run --suite mt-bench", &["'mt-bench'", "not built yet"]),
         ("run --suite jp", &["no such suite"]),
         ("run --defects none", &["faithful, clean"]),
         ("run --demo --model m", &["--demo", "--model"]),

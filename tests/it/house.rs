@@ -293,7 +293,13 @@ fn lacking(root: &Path) -> Vec<String> {
             }
         }
         let kinds = std::fs::read_dir(root.join("tests/golden")).into_iter().flatten().map(|kind| kind.unwrap().path().join(golden));
-        if !kinds.into_iter().any(|folder| folder.join("requests.jsonl").is_file() && folder.join("scoring.jsonl").is_file()) {
+        // A judged benchmark is a kind of its own, whose conversations with the judge are a folder of it.
+        let judged = root.join("tests/golden").join(golden).join("judge");
+        if !kinds
+            .chain([judged])
+            .into_iter()
+            .any(|folder| folder.join("requests.jsonl").is_file() && folder.join("scoring.jsonl").is_file())
+        {
             found.push(format!(
                 "{name} has no tests/golden/KIND/{golden}/ with requests.jsonl and scoring.jsonl: add it (see CONTRIBUTING.md)"
             ));

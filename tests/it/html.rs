@@ -95,6 +95,8 @@ fn empty(run: &str, model: &str) -> Recorded {
         tasks: Vec::new(),
         left_out: BTreeMap::new(),
         engine: identity,
+        judge: None,
+        chat_template: None,
         defects: Defects::Faithful,
         limit: None,
         samples: BTreeMap::new(),
@@ -145,6 +147,7 @@ fn add(
         stats: BTreeMap::new(),
         failure: None,
         notes: if id.ends_with('7') { vec![Note::NearTie] } else { vec![] },
+        turns: vec![],
     });
     to.requests.push(PlannedRequest {
         task: task.into(),

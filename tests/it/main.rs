@@ -30,6 +30,7 @@ mod jp_harness;
 mod leaderboard;
 mod llama_server;
 mod models;
+mod mtbench;
 mod records;
 mod results;
 mod runs;

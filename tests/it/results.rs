@@ -49,6 +49,8 @@ fn spec(id: &str) -> RunSpec {
         tasks: vec![task],
         left_out: BTreeMap::new(),
         engine: Identity { engine: "replay".into(), model: "m".into(), ..Identity::default() },
+        judge: None,
+        chat_template: None,
         defects: Defects::Faithful,
         limit: None,
         samples: BTreeMap::new(),
@@ -110,6 +112,7 @@ fn sample(planned: &PlannedRequest) -> Sample {
         stats: BTreeMap::new(),
         failure: None,
         notes: vec![],
+        turns: vec![],
     }
 }
 

@@ -148,7 +148,7 @@ mod tests {
     }
 
     fn fault(class: Class, again: Again) -> Fault {
-        Fault { class, message: String::new(), again }
+        Fault { class, message: String::new(), again, filtered: false }
     }
 
     fn pick(pool: &Pool, avoid: Option<usize>, now: Instant) -> usize {

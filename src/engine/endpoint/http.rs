@@ -3,7 +3,7 @@
 use super::retry::{self, Again};
 use super::url::BaseUrl;
 use super::{EngineError, Secret};
-use reqwest::header::{AUTHORIZATION, CONTENT_TYPE, HeaderMap, HeaderValue, LOCATION, SERVER};
+use reqwest::header::{AUTHORIZATION, CONTENT_TYPE, HeaderMap, HeaderName, HeaderValue, LOCATION, SERVER};
 use reqwest::{Client, Method, Url, redirect};
 use serde_json::Value;
 use std::error::Error;
@@ -48,6 +48,25 @@ pub(super) struct Fault {
     pub(super) class: Class,
     pub(super) message: String,
     pub(super) again: Again,
+    /// A content filter refused the prompt (Azure: 400 with the code `content_filter`).
+    pub(super) filtered: bool,
+}
+
+/// How a key is sent.
+#[derive(Clone, Copy)]
+pub(super) enum Credential<'k> {
+    /// `Authorization: Bearer KEY`.
+    Bearer(&'k Secret),
+    /// Azure's `api-key: KEY`.
+    ApiKey(&'k Secret),
+}
+
+impl<'k> Credential<'k> {
+    fn secret(self) -> &'k Secret {
+        match self {
+            Credential::Bearer(key) | Credential::ApiKey(key) => key,
+        }
+    }
 }
 
 /// An answer with a 2xx status.
@@ -66,17 +85,25 @@ pub(super) struct Server {
 }
 
 impl Server {
-    pub(super) fn new(mut base: BaseUrl, key: Option<&Secret>) -> Result<Self, EngineError> {
-        let secrets = key.map(Secret::expose).into_iter().chain(base.password());
+    pub(super) fn new(base: BaseUrl, key: Option<&Secret>) -> Result<Self, EngineError> {
+        Self::with_credential(base, key.map(Credential::Bearer))
+    }
+
+    pub(super) fn with_credential(mut base: BaseUrl, credential: Option<Credential<'_>>) -> Result<Self, EngineError> {
+        let secrets = credential.map(|c| c.secret().expose()).into_iter().chain(base.password());
         let secrets = secrets.filter(|s| !s.is_empty()).map(str::to_owned).collect();
         // An error means that another room of this process has installed it already.
         let _ = rustls::crypto::ring::default_provider().install_default();
         let mut headers = HeaderMap::new();
-        if let Some(key) = key {
-            let mut value = HeaderValue::from_str(&format!("Bearer {}", key.expose()))
+        if let Some(credential) = credential {
+            let (name, value) = match credential {
+                Credential::Bearer(key) => (AUTHORIZATION, format!("Bearer {}", key.expose())),
+                Credential::ApiKey(key) => (HeaderName::from_static("api-key"), key.expose().to_owned()),
+            };
+            let mut value = HeaderValue::from_str(&value)
                 .map_err(|_| EngineError::with_hint("the API key holds characters that a header cannot", "check for line breaks in it"))?;
             value.set_sensitive(true);
-            headers.insert(AUTHORIZATION, value);
+            headers.insert(name, value);
             base.drop_user();
         }
         // A redirect could lead away from what the user named, and turns a POST into a GET.
@@ -136,7 +163,7 @@ impl Server {
         } else {
             (Class::Interrupted, format!("the connection broke: {}", cause(error)))
         };
-        Fault { class, message: self.say(&what), again: Again::Yes }
+        Fault { class, message: self.say(&what), again: Again::Yes, filtered: false }
     }
 
     fn status(&self, status: reqwest::StatusCode, headers: &HeaderMap, body: &[u8]) -> Fault {
@@ -153,12 +180,13 @@ impl Server {
         let moved = headers.get(LOCATION).and_then(|v| v.to_str().ok()).map(|to| format!("; it points to {to}"));
         let words = if error.message.is_empty() { String::new() } else { format!(": {}", error.message) };
         let message = self.say(&format!("{status}{words}{}", moved.unwrap_or_default()));
-        Fault { class, message, again: retry::again(status.as_u16(), quota, headers, SystemTime::now()) }
+        let filtered = status == 400 && error.code.as_deref() == Some("content_filter");
+        Fault { class, message, again: retry::again(status.as_u16(), quota, headers, SystemTime::now()), filtered }
     }
 
     /// A fault for an answer of status 200 that cannot be used.
     pub(super) fn garbage(&self, what: &str) -> Fault {
-        Fault { class: Class::Garbage, message: self.say(&format!("unusable answer: {what}")), again: Again::Yes }
+        Fault { class: Class::Garbage, message: self.say(&format!("unusable answer: {what}")), again: Again::Yes, filtered: false }
     }
 
     /// `what`, on one line, shortened, without secrets, with the server's name before it.

@@ -4,10 +4,12 @@
 //! request, by asking. Stop strings are always cut here, with the full list, whatever was sent. Which token ids end a generation is the
 //! server's own choice (usually generation_config.json's list); no route of `/v1/completions` can change that.
 //!
-//! Not here: chat routes, Azure's paths.
+//! A conversation in one of FastChat's templates is text too ([`dialogue`]); messages and Azure's paths are in [`chat_server`].
 
 mod balance;
 mod capabilities;
+pub mod chat_server;
+mod dialogue;
 mod http;
 mod probe;
 #[cfg(test)]
@@ -183,6 +185,7 @@ fn refusal(request: &Request, capabilities: &Capabilities, facts: &ModelFacts) -
     let generate = match &request.kind {
         RequestKind::Generate(generate) => generate,
         RequestKind::LogLikelihood(scored) => return refused_scoring(scored, capabilities, facts),
+        RequestKind::Chat(chat) => return dialogue::refusal(chat, capabilities, facts),
     };
     let by_ids = capabilities.prompt_ids == PromptIds::AsGiven;
     if generate.rules.bos == Bos::Never && capabilities.special_tokens == SpecialTokens::AsTokenizer && !by_ids {
@@ -274,7 +277,7 @@ mod tests {
     fn a_prompt_that_the_protocol_cuts_is_refused() {
         let file = |name: &str| crate::engine::demo::FILES.iter().find(|(n, _)| *n == name).expect("built in").1;
         let tokenizer = Tokenizer::from_bytes(file("tokenizer.json"), None, None).expect("valid");
-        let facts = ModelFacts { tokenizer: Some(tokenizer.into()), max_positions: Some(20), repetition_penalty: None };
+        let facts = ModelFacts { tokenizer: Some(tokenizer.into()), max_positions: Some(20), ..ModelFacts::default() };
         let rules = TokenRules { truncation: Some(Truncation { max_length: 4096 }), ..TokenRules::default() };
         let asked = |prompt: &str| Generate { prompt: prompt.into(), max_new_tokens: 16, rules: rules.clone(), ..request(&[], &[]) };
         assert!(too_long(&asked("東"), &facts).is_none());

@@ -40,7 +40,7 @@ struct Job {
 }
 
 /// What became of a [`Job`].
-enum Done {
+pub(super) enum Done {
     /// Outcomes, their cost, and samples that are still to be asked.
     Answered { outcomes: Vec<Outcome>, stats: Stats, rest: Vec<Request> },
     /// Nothing can be answered any more.
@@ -126,6 +126,7 @@ impl Asker {
         let generate = match &first.kind {
             RequestKind::Generate(generate) => generate,
             RequestKind::LogLikelihood(scored) => return self.answer_scored(first, scored).await,
+            RequestKind::Chat(chat) => return self.converse(first, chat).await,
         };
         if generate.max_new_tokens == 0 {
             // Servers answer `max_tokens: 0` with an error, one token, or no limit at all.
@@ -204,7 +205,7 @@ impl Asker {
                 Ok(same.iter().map(one).collect::<Result<Vec<_>, _>>())
             };
             // A token beyond those named is not there at the next attempt either.
-            let beyond = |message| (Fault { class: Class::Refused, message, again: Again::No }, 1);
+            let beyond = |message| (Fault { class: Class::Refused, message, again: Again::No, filtered: false }, 1);
             sums.extend(self.attempts(Route::Completions, body, of).await?.map_err(beyond)?);
             stats.prefill_tokens += context.len() as u64;
         }
@@ -226,7 +227,7 @@ impl Asker {
     }
 
     /// Asks for `n` samples.
-    async fn ask(&self, generate: &Generate, n: u32) -> Result<wire::Answer, (Fault, u32)> {
+    pub(super) async fn ask(&self, generate: &Generate, n: u32) -> Result<wire::Answer, (Fault, u32)> {
         // One body for every server and every attempt: neither balancing nor concurrency changes what is asked.
         let mut body = wire::body(&self.options.model, generate, n, &self.capabilities);
         if let Some(ids) = self.prompt_ids(generate) {
@@ -291,7 +292,7 @@ impl Asker {
     }
 
     /// Whether no server answers a plain request either. What a server read and refused says nothing against the server.
-    async fn dead(&self, fault: &Fault) -> Option<EngineError> {
+    pub(super) async fn dead(&self, fault: &Fault) -> Option<EngineError> {
         if matches!(fault.class, Class::Refused | Class::Busy) {
             return None;
         }
@@ -326,7 +327,7 @@ async fn send<T>(
     read(&reply.body).map_err(|what| server.garbage(&what))
 }
 
-fn failed(request: &Request, message: String, attempts: u32) -> Outcome {
+pub(super) fn failed(request: &Request, message: String, attempts: u32) -> Outcome {
     Err(RequestFailure { id: request.id.clone(), message, attempts })
 }
 

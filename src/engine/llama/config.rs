@@ -40,6 +40,10 @@ pub struct Config {
     pub end_ids: Vec<u32>,
     /// `repetition_penalty` of generation_config.json. Nothing here applies it; a protocol may.
     pub repetition_penalty: Option<f64>,
+    /// `top_k` of generation_config.json, as above.
+    pub top_k: Option<u32>,
+    /// `top_p` of generation_config.json, as above.
+    pub top_p: Option<f64>,
 }
 
 /// Which projections of attention have a bias.
@@ -149,6 +153,8 @@ pub fn parse(config: &[u8], generation: Option<&[u8]>) -> Result<Config, EngineE
         dtype: disk.torch_dtype,
         end_ids: end.map(ids).transpose()?.unwrap_or_default(),
         repetition_penalty: generation.as_ref().and_then(|g| g.get("repetition_penalty")).and_then(Value::as_f64),
+        top_k: generation.as_ref().and_then(|g| g.get("top_k")).and_then(Value::as_u64).and_then(|k| u32::try_from(k).ok()),
+        top_p: generation.as_ref().and_then(|g| g.get("top_p")).and_then(Value::as_f64),
     })
 }
 

@@ -6,6 +6,7 @@
 
 pub mod batch;
 pub mod config;
+mod dialogue;
 pub mod encode;
 pub mod kv;
 pub mod model;
@@ -15,8 +16,8 @@ pub mod sample;
 pub mod weights;
 
 use super::{
-    ContinuationScore, EndTokens, Engine, EngineError, Finish, Generate, Generated, Identity, LogLikelihood, ModelFacts, Note, Outcome,
-    Output, Request, RequestFailure, RequestId, RequestKind, Response, Sink, Stats,
+    ContinuationScore, Decode, EndTokens, Engine, EngineError, Finish, Generate, Generated, Identity, LogLikelihood, ModelFacts, Note,
+    Outcome, Output, Request, RequestFailure, RequestId, RequestKind, Response, Sink, Stats,
 };
 use crate::text::tokenizer::Tokenizer;
 use batch::{Limits, Listener, TokenFinish, TokenOutput, TokenRequest};
@@ -162,6 +163,7 @@ impl Llama {
             RequestKind::Generate(generate) if generate.max_new_tokens == 0 => Ok(Vec::new()),
             RequestKind::Generate(generate) => self.encode_generate(generate).map(|r| vec![r]),
             RequestKind::LogLikelihood(scored) => scored.continuations.iter().map(|c| self.encode_pair(scored, c)).collect(),
+            RequestKind::Chat(_) => unreachable!("conversations are served by themselves"),
         }
     }
 
@@ -223,11 +225,18 @@ impl Engine for Llama {
             tokenizer: Some(Arc::new(self.tokenizer.clone())),
             max_positions: u32::try_from(config.max_position_embeddings).ok(),
             repetition_penalty: config.repetition_penalty,
+            top_k: config.top_k,
+            top_p: config.top_p,
+            template: None,
         }
     }
 
     fn refusal(&self, request: &Request) -> Option<EngineError> {
-        let RequestKind::Generate(generate) = &request.kind else { return None };
+        let generate = match &request.kind {
+            RequestKind::Generate(generate) => generate,
+            RequestKind::LogLikelihood(_) => return None,
+            RequestKind::Chat(chat) => return dialogue::refusal(&self.tokenizer, chat),
+        };
         (generate.rules.end == EndTokens::Tokenizer && self.tokenizer.eos_id().is_none()).then(|| {
             EngineError::with_hint(
                 "the protocol ends an answer at the tokenizer's eos_token, and this tokenizer names none",
@@ -237,6 +246,14 @@ impl Engine for Llama {
     }
 
     fn serve(&mut self, requests: &[Request], sink: &mut Sink<'_>) -> Result<Stats, EngineError> {
+        if requests.iter().any(|r| matches!(r.kind, RequestKind::Chat(_))) {
+            let others: Vec<Request> = requests.iter().filter(|r| !matches!(r.kind, RequestKind::Chat(_))).cloned().collect();
+            let mut stats = self.serve_chats(requests, sink)?;
+            if !others.is_empty() && !sink.cancelled() {
+                stats.add(&self.serve(&others, sink)?);
+            }
+            return Ok(stats);
+        }
         let mut serving = Serving::default();
         // A suite is tens of megabytes of prompts: encoded one after the other they would keep a model waiting for seconds.
         let encoded: Vec<_> = requests.par_iter().map(|request| self.encode(request)).collect();
@@ -278,6 +295,7 @@ fn stops_of(request: &Request) -> Stops {
     match &request.kind {
         RequestKind::Generate(g) => Stops::new(g.stop.iter().chain(&g.enough).cloned(), g.rules.decode),
         RequestKind::LogLikelihood(scored) => Stops::new([], scored.rules.decode),
+        RequestKind::Chat(_) => Stops::new([], Decode::Alone),
     }
 }
 
@@ -293,6 +311,7 @@ fn nothing_asked(request: &Request) -> Response {
             notes: Vec::new(),
         }),
         RequestKind::LogLikelihood(_) => Output::LogLikelihoods { continuations: Vec::new() },
+        RequestKind::Chat(_) => Output::Dialogue { turns: Vec::new() },
     };
     Response { id: request.id.clone(), output }
 }
@@ -333,7 +352,7 @@ impl Reader<'_> {
     /// How many token requests a request became.
     fn parts(&self, request: usize) -> usize {
         match &self.requests[request].kind {
-            RequestKind::Generate(_) => 1,
+            RequestKind::Generate(_) | RequestKind::Chat(_) => 1,
             RequestKind::LogLikelihood(scored) => scored.continuations.len(),
         }
     }
@@ -347,7 +366,7 @@ impl Reader<'_> {
         parts.sort_by_key(|(part, _)| self.places[*part].1);
         let id = &self.requests[request].id;
         let output = match &self.requests[request].kind {
-            RequestKind::Generate(_) => parts.pop().and_then(|(part, output)| self.generated(part, output)),
+            RequestKind::Generate(_) | RequestKind::Chat(_) => parts.pop().and_then(|(part, output)| self.generated(part, output)),
             RequestKind::LogLikelihood(_) => {
                 let continuations = parts.iter().filter_map(|(_, output)| scored(output)).collect();
                 Some(Output::LogLikelihoods { continuations })

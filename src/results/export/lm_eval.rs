@@ -125,7 +125,7 @@ fn sample_line(run: &Recorded, number: usize, sample: &Sample, asked: &[PlannedR
 fn arguments(kind: &RequestKind) -> Vec<(String, Value)> {
     let prompt = kind.text().to_owned();
     match kind {
-        RequestKind::Generate(_) => vec![(prompt, generation(kind))],
+        RequestKind::Generate(_) | RequestKind::Chat(_) => vec![(prompt, generation(kind))],
         RequestKind::LogLikelihood(scored) => scored.continuations.iter().map(|c| (prompt.clone(), json!(c))).collect(),
     }
 }
@@ -144,6 +144,7 @@ fn responses(run: &Recorded, planned: &PlannedRequest) -> Vec<Value> {
     match run.answers.responses.get(&planned.request.id).map(|response| &response.output) {
         Some(Output::Generated(generated)) => vec![json!([generated.text])],
         Some(Output::LogLikelihoods { continuations }) => continuations.iter().map(scored).collect(),
+        Some(Output::Dialogue { turns }) => vec![json!(turns.iter().map(|turn| &turn.answer).collect::<Vec<_>>())],
         None => arguments(&planned.request.kind).iter().map(|_| json!([])).collect(),
     }
 }

@@ -70,6 +70,7 @@ fn score_answer(
         stats: stats(numbers, &scores),
         failure,
         notes: response.map(|r| r.notes.clone()).unwrap_or_default(),
+        turns: Vec::new(),
         log_likelihoods: answered.map(|answered| answered.log_likelihoods).unwrap_or_default(),
     };
     (sample, scores)
@@ -94,7 +95,7 @@ fn answered(task: &Task, document: &[PlannedRequest], answers: &Answers, tools: 
             (RequestKind::LogLikelihood(_), Some(Output::LogLikelihoods { continuations })) => {
                 all.log_likelihoods.extend(continuations.iter().map(|one| one.logprob));
             }
-            (RequestKind::LogLikelihood(_), _) => return None,
+            (RequestKind::LogLikelihood(_) | RequestKind::Chat(_), _) => return None,
         }
     }
     Some(all)
@@ -157,6 +158,7 @@ fn score_programs(
         stats: stats(numbers, &scores),
         failure,
         log_likelihoods: Vec::new(),
+        turns: Vec::new(),
         notes: notes.collect::<BTreeSet<_>>().into_iter().collect(),
     };
     (sample, scores)
@@ -206,6 +208,6 @@ fn decoded(task: &Task, asked: &Generate, document: &[PlannedRequest], answers: 
     Some(answer::cleaned_and_cut(&text, asked.rules.cleanup, &stops))
 }
 
-fn prompt_sha256(kind: &RequestKind) -> String {
+pub(in crate::run) fn prompt_sha256(kind: &RequestKind) -> String {
     Sha256::digest(kind.text()).iter().map(|b| format!("{b:02x}")).collect()
 }

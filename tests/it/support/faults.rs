@@ -111,11 +111,9 @@ fn connection(
         if ended.load(Ordering::SeqCst) {
             return Ok(());
         }
-        let act = if asked.path.ends_with("/completions") || asked.path.ends_with("/generate") {
-            (script.lock().unwrap())(&asked)
-        } else {
-            Act::Answer
-        };
+        let route = asked.path.split('?').next().unwrap_or_default();
+        let act =
+            if route.ends_with("/completions") || route.ends_with("/generate") { (script.lock().unwrap())(&asked) } else { Act::Answer };
         let (path, body) = (asked.path.clone(), asked.body.clone());
         log.lock().unwrap().push(asked);
         match act {

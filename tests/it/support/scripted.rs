@@ -72,7 +72,7 @@ impl Engine for Scripted {
     fn refusal(&self, request: &Request) -> Option<EngineError> {
         match request.kind {
             RequestKind::Generate(_) => None,
-            RequestKind::LogLikelihood(_) => Some(EngineError::new("the scripted engine has no log-likelihoods")),
+            RequestKind::LogLikelihood(_) | RequestKind::Chat(_) => Some(EngineError::new("the scripted engine only completes prompts")),
         }
     }
 
@@ -80,8 +80,8 @@ impl Engine for Scripted {
         for request in requests {
             let outcome: Outcome = match &request.kind {
                 RequestKind::Generate(g) => Ok(Response { id: request.id.clone(), output: Output::Generated(complete(g)) }),
-                RequestKind::LogLikelihood(_) => {
-                    Err(RequestFailure { id: request.id.clone(), message: "no log-likelihoods".into(), attempts: 1 })
+                RequestKind::LogLikelihood(_) | RequestKind::Chat(_) => {
+                    Err(RequestFailure { id: request.id.clone(), message: "only prompts are completed".into(), attempts: 1 })
                 }
             };
             if sink.cancelled() || sink.push(outcome) == ControlFlow::Break(()) {

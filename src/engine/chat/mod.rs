@@ -2,7 +2,11 @@
 //! `lstrip_blocks` and loop controls; undefined values are empty; `raise_exception` and a plain `tojson`).
 //!
 //! Not here: tools, documents, and `strftime_now`. A template that asks for the clock only where there is one takes its fixed date, so that
-//! a prompt is the same every day. Nor any other program's templates: those belong to a protocol, not to a model.
+//! a prompt is the same every day. FastChat's templates, which belong to a protocol and not to a model, are in [`fastchat`]; what becomes of
+//! an answer before the next turn is in [`turn`].
+
+pub mod fastchat;
+pub mod turn;
 
 use crate::text::tokenizer::{Special, Tokenizer, TokenizerError};
 use minijinja::{Environment, Error, ErrorKind, UndefinedBehavior, Value, context, value::Kwargs};
@@ -64,7 +68,14 @@ impl ChatTemplate {
     /// # Errors
     /// [`ChatError::NoTemplate`], [`ChatError::Invalid`].
     pub fn of(tokenizer: &Tokenizer) -> Result<Self, ChatError> {
-        let source = tokenizer.chat_template().ok_or(ChatError::NoTemplate)?;
+        Self::written_in(tokenizer.chat_template().ok_or(ChatError::NoTemplate)?, tokenizer)
+    }
+
+    /// A template of one's own with the special tokens of a tokenizer.
+    ///
+    /// # Errors
+    /// [`ChatError::Invalid`].
+    pub fn written_in(source: &str, tokenizer: &Tokenizer) -> Result<Self, ChatError> {
         let named = |name: &'static str| Some((name, tokenizer.special_token(name)?.to_owned()));
         Self::new(source, SPECIAL_TOKENS.into_iter().filter_map(named).collect())
     }

@@ -74,7 +74,7 @@ pub struct Inputs<'i> {
 /// Replays `dir`: a folder of golden kinds, one kind, or one folder of a kind.
 ///
 /// # Errors
-/// When something is not understood, not built, or its data is missing.
+/// When something is not understood, or its data is missing.
 pub fn run(dir: &Path, inputs: &Inputs<'_>) -> Result<Report, CertifyError> {
     if !dir.is_dir() {
         return Err(CertifyError::Missing { path: dir.to_owned() });

@@ -25,7 +25,7 @@ const AROUND: usize = 40;
 /// Replays and reports.
 ///
 /// # Errors
-/// A folder that is not understood or not built (2), missing data (4).
+/// A folder that is not understood (2), missing data (4).
 pub(super) fn run(args: &CertifyArgs) -> Verdict {
     let mut report = if args.dirs.is_empty() { replay_committed(&args.programs)? } else { Report::default() };
     for dir in &args.dirs {

@@ -81,12 +81,7 @@ pub fn requests(task: &Task, document: &Document, shots: &[Document], facts: &Mo
     let scored = |context: String, continuations: Vec<String>| {
         Request::new(RequestKind::LogLikelihood(LogLikelihood { context, continuations, rules: token_rules(rule, facts) }))
     };
-    if let Some(chat) = &rule.chat {
-        let prompt = prompt(task, document, shots, facts)?;
-        return Ok(conversations(chat, rule.max_new_tokens, document, prompt, facts));
-    }
     match rule.kind {
-        RequestKindName::Chat => unreachable!("a task file with this kind has [request.chat], which its loader checks"),
         RequestKindName::Generate => {
             let prompt = prompt(task, document, shots, facts)?;
             let also = (!rule.also.is_empty()).then(|| scored(prompt.clone(), rule.also.clone()));
@@ -106,6 +101,10 @@ pub fn requests(task: &Task, document: &Document, shots: &[Document], facts: &Mo
                 Ok(scored(context, choices.iter().map(|choice| format!("{}{}", rule.delimiter, choice.output)).collect()))
             })
             .collect(),
+        RequestKindName::Chat => {
+            let chat = rule.chat.as_ref().expect("a task file with this kind has [request.chat], which its loader checks");
+            Ok(conversations(chat, rule.max_new_tokens, document, prompt(task, document, shots, facts)?, facts))
+        }
     }
 }
 

@@ -154,15 +154,6 @@ pub enum Arrange {
         #[serde(default)]
         fit: Fit,
     },
-    /// FastChat `llm_judge`: documents in file order, without shots; the reference answers stand in a file of their own.
-    FastChat {
-        /// Split of the questions.
-        questions: String,
-        /// Split of the reference answers: `choices[0].turns` of the record with the same id.
-        references: String,
-        /// Field that joins the two.
-        id: String,
-    },
     /// lm-eval v0.4.2 (`lm_eval/api/samplers.py:20-67`, `api/task.py:815,932-965`): documents in file order; a shot that is the document
     /// itself is dropped. With subsets, each is a task of its own, whose splits are `SUBSET/eval` and `SUBSET/shots`.
     LmEval {
@@ -172,6 +163,15 @@ pub enum Arrange {
         shots: String,
         /// Which of them.
         choose: Choose,
+    },
+    /// FastChat `llm_judge`: documents in file order, without shots; the reference answers stand in a file of their own.
+    FastChat {
+        /// Split of the questions.
+        questions: String,
+        /// Split of the reference answers: `choices[0].turns` of the record with the same id.
+        references: String,
+        /// Field that joins the two.
+        id: String,
     },
 }
 

@@ -1,5 +1,7 @@
 //! `bench` as a person meets it: what is computed, the line that is printed, and what is wrong with an input.
 
+#![expect(clippy::print_stdout, reason = "a skipped test says why")]
+
 use crate::support::desk::{Desk, Said};
 use serde_json::{Value, json};
 use std::fs;

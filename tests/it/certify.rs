@@ -86,6 +86,8 @@ fn what_is_not_understood_is_an_error() {
     assert!(run(&task).unwrap_err().contains("scoring.jsonl, line 1: 'extract' is not a field"));
     fs::write(task.join("scoring.jsonl"), format!("{{\n{scoring}")).unwrap();
     assert!(run(&task).unwrap_err().contains("scoring.jsonl, line 1: EOF"));
+    fs::create_dir(dir.path().join("endpoints")).unwrap();
+    assert!(run(&dir.path().join("endpoints")).unwrap_err().contains("fixtures of other tests"));
     fs::create_dir(dir.path().join("code")).unwrap();
     assert!(run(&dir.path().join("code")).unwrap_err().contains("is not a golden folder"));
 }

@@ -187,7 +187,14 @@ impl Llama {
         let mut prompt = encode::prompt(&self.tokenizer, &generate.prompt, generate.rules.bos).map_err(|e| e.to_string())?;
         if let Some(truncation) = generate.rules.truncation {
             let length = truncation.length(Some(self.model.config().max_position_embeddings as u32));
-            encode::keep_last(&mut prompt, length.saturating_sub(generate.max_new_tokens) as usize);
+            let room = length.saturating_sub(generate.max_new_tokens);
+            if room == 0 {
+                return Err(format!(
+                    "of the model's {length} positions {} belong to the answer: none is left for the prompt",
+                    generate.max_new_tokens
+                ));
+            }
+            encode::keep_last(&mut prompt, room as usize);
         }
         if prompt.is_empty() {
             return Err("the prompt has no token, and this tokenizer adds none".into());

@@ -8,7 +8,7 @@ use crate::{
     report::{
         csv,
         html::{self, Subject},
-        json,
+        json, junit, latex,
         many_runs::NamedScores,
         markdown,
         table::Table,
@@ -56,6 +56,10 @@ pub enum Format {
     Csv,
     /// JSON, numbers in full
     Json,
+    /// A LaTeX tabular with booktabs rules
+    Latex,
+    /// JUnit XML, a case a column, for CI
+    Junit,
     /// One self-contained page with tables, charts, facts and every document
     Html,
 }
@@ -72,6 +76,8 @@ pub fn run(args: &ReportArgs) -> Verdict {
         Format::Markdown => markdown::render(&table(args)?),
         Format::Csv => csv::render(&table(args)?),
         Format::Json => json::render(&table(args)?),
+        Format::Latex => latex::render(&table(args)?),
+        Format::Junit => cases(args)?,
         Format::Html => page(args)?,
     };
     match &args.output {
@@ -112,6 +118,12 @@ fn table(args: &ReportArgs) -> Result<Table, Failure> {
         return Ok(Table::of_run(&only.scores, published.as_ref()).footnote(format!("files: {}", dir.path().display())));
     }
     Ok(Table::of_runs(&runs, &published_rows(&suite, args.against.as_deref())?))
+}
+
+/// JUnit XML over all runs, whatever their suites.
+fn cases(args: &ReportArgs) -> Result<String, Failure> {
+    let runs = found(args)?.iter().map(read).collect::<Result<Vec<_>, _>>()?;
+    Ok(junit::render("swallow-eval", &runs.iter().flat_map(junit::of_run).collect::<Vec<_>>()))
 }
 
 /// One page over all runs, whatever their suites.

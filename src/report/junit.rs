@@ -1,5 +1,7 @@
 //! JUnit XML, in the form that GitHub, GitLab and Jenkins read: one suite, a case each.
 
+use super::many_runs::NamedScores;
+use crate::results::scores::TaskScore;
 use quick_xml::{
     Writer,
     events::{BytesDecl, BytesEnd, BytesStart, BytesText, Event},
@@ -40,6 +42,21 @@ pub enum Outcome {
         /// Why.
         message: String,
     },
+}
+
+/// The cases of a recorded run, one a column: a number is a pass, documents without an answer are an error, a column without a number was not
+/// tried. A run judges no number; `gate` does.
+pub fn of_run(run: &NamedScores) -> Vec<Case> {
+    let outcome = |task: &TaskScore| match (task.value, task.failed) {
+        (None, _) => Outcome::Skipped { message: task.unavailable.clone().unwrap_or_else(|| "no number".to_owned()) },
+        (Some(_), 0) => Outcome::Passed,
+        (Some(_), failed) => Outcome::Error {
+            message: format!("{failed} of {} documents have no answer", task.n),
+            text: [&task.departures[..], &task.warnings].concat().join("\n"),
+        },
+    };
+    let class = format!("{}.{}", run.scores.suite, run.run);
+    run.scores.tasks.iter().map(|task| Case { class: class.clone(), name: task.title.clone(), outcome: outcome(task) }).collect()
 }
 
 /// The whole file.

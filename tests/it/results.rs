@@ -293,6 +293,8 @@ fn report_writes_each_format() {
         (Format::Markdown, "| JEMHopQA    | 0.0938\\* |     0.6268 |    -0.5331 |"),
         (Format::Csv, "JEMHopQA,0.0938,0.6268,-0.5331,,3,0,partial: 3 of 120\n"),
         (Format::Json, "\"score\": 0.09375"),
+        (Format::Latex, "JEMHopQA & 0.0938"),
+        (Format::Junit, "<testcase classname=\"ja.one\" name=\"JEMHopQA\"/>"),
     ] {
         assert_eq!(report(std::slice::from_ref(&one), format, Some(file.clone()), None), Ok(Exit::Ok));
         let text = fs::read_to_string(&file).expect("written");

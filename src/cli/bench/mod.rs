@@ -1,6 +1,7 @@
 //! `bench`: how fast the parts are, for side-by-side measurements by anyone. Each prints one JSON line a measurement, loading apart; what was
 //! computed goes to `--output`, so that a fast wrong answer shows.
 
+mod execute;
 mod lines;
 mod model;
 mod recorded;
@@ -13,6 +14,7 @@ use super::{
     output,
 };
 use crate::engine::llama::{batch::Limits, plan::Sharing};
+use execute::ExecuteArgs;
 use model::ModelArgs;
 use requests::RequestsArgs;
 use score::ScoreArgs;
@@ -35,6 +37,8 @@ pub struct BenchArgs {
 /// What may follow `bench`.
 #[derive(clap::Subcommand, Clone, Debug)]
 pub enum BenchCommand {
+    /// Time programs in the sandbox
+    Execute(ExecuteArgs),
     /// Time recorded requests on the in-process engine
     Requests(RequestsArgs),
     /// Time a metric over pairs of prediction and reference
@@ -50,6 +54,7 @@ pub enum BenchCommand {
 pub(super) fn run(args: &BenchArgs) -> Verdict {
     match &args.part {
         None => model::run(&args.model),
+        Some(BenchCommand::Execute(args)) => execute::run(args),
         Some(BenchCommand::Requests(args)) => requests::run(args),
         Some(BenchCommand::Score(args)) => score::run(args),
         Some(BenchCommand::Segment(args)) => segment::run(args),

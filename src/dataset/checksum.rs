@@ -49,7 +49,10 @@ pub fn verify_file(path: &Path, file: &DataFile, reader: Option<&Reader>) -> Res
 }
 
 /// Archives found right by this process, with what they were then: each of a benchmark's hundred splits asks for the same archive.
-static KNOWN: Mutex<BTreeSet<(PathBuf, u64, Option<SystemTime>, String)>> = Mutex::new(BTreeSet::new());
+static KNOWN: Mutex<BTreeSet<Found>> = Mutex::new(BTreeSet::new());
+
+/// Path, size, time of the last change, SHA-256.
+type Found = (PathBuf, u64, Option<SystemTime>, String);
 
 /// Whether the archive was found right before and has not changed since; otherwise it is hashed now, and known after that.
 fn is_known(path: &Path, metadata: &Metadata, file: &DataFile) -> bool {

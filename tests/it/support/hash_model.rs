@@ -21,7 +21,7 @@ impl HashModel {
     /// With the tokenizer of the demo model.
     pub(crate) fn new() -> Self {
         let file = |name| demo::FILES.into_iter().find(|(n, _)| *n == name).unwrap().1;
-        let special = demo::FILES.into_iter().find(|(n, _)| *n == "special_tokens_map.json").map(|(_, bytes)| &bytes[..]);
+        let special = demo::FILES.into_iter().find(|(n, _)| *n == "special_tokens_map.json").map(|(_, bytes)| bytes);
         let tokenizer = Tokenizer::from_bytes(file("tokenizer.json"), Some(file("tokenizer_config.json")), special).unwrap();
         let texts: Vec<String> = (0..tokenizer.vocabulary()).map(|id| tokenizer.decode(&[id as u32], Specials::Keep)).collect();
         let mut counts: BTreeMap<&str, usize> = BTreeMap::new();

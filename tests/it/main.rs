@@ -19,6 +19,7 @@ mod compare;
 mod contract;
 mod data;
 mod data_verb;
+mod en_harness;
 mod endpoint;
 mod endpoint_faults;
 mod endpoint_scores;

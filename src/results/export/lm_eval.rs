@@ -202,8 +202,11 @@ fn result(run: &Recorded, task: &TaskScore) -> Value {
         let scores: Vec<f64> = of_task.filter_map(|sample| sample.scores.get(metric).copied()).collect();
         let is_mean = aggregate::exact_mean(scores.iter().copied()).is_some_and(|mean| (mean - value).abs() < 1e-9);
         let error = aggregate::half_width_95(&scores).filter(|_| is_mean).map(|half| half / HALF_WIDTH);
-        row.insert(format!("{metric},{FILTER}"), json!(value));
-        row.insert(format!("{metric}_stderr,{FILTER}"), error.map_or_else(|| json!("N/A"), |error| json!(error)));
+        // Another reading of the answer is a filter there.
+        let (name, filter) = metric.split_once(',').unwrap_or((metric, FILTER));
+        let error = task.stderr.filter(|_| metric == task.metric).or(error);
+        row.insert(format!("{name},{filter}"), json!(value));
+        row.insert(format!("{name}_stderr,{filter}"), error.map_or_else(|| json!("N/A"), |error| json!(error)));
     }
     Value::Object(row)
 }

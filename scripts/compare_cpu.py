@@ -3,12 +3,14 @@
 usage: python scripts/compare_cpu.py PATH_TO_SWALLOW_EVAL MODEL_DIR [--documents N] [--only NAME,...] [--dtypes f32,bf16]
 
 Needs torch, transformers and lm_eval. Makes documents of random tokens, asks both sides for the same, checks that they agree, and prints a
-Markdown table. The other side runs at its best batch size, found on a part of the documents; loading is timed on neither side. Both sides
-use every core. A figure is the best of the tries that its line names. `benches/figures.md` keeps the tables that we made.
+Markdown table. The other side runs at its best batch size, found on a part of the documents; loading counts on neither side. Both sides
+use every core. Beside wall time stands processor time, which other people's work on the machine changes less; so that it is work and not
+waiting, torch's threads sleep where they wait. `benches/figures.md` keeps the tables that we made.
 """
 
 import argparse
 import json
+import os
 import random
 import resource
 import subprocess
@@ -61,18 +63,23 @@ def documents(writer, count):
     return {name: [{"doc_id": i, "request": r} for i, r in enumerate(rows)] for name, rows in work.items()}
 
 
-def ours(program, model, rows, flags=(), tries=2):
+def ours(program, model, rows, flags=()):
     with tempfile.TemporaryDirectory() as folder:
         source, target = Path(folder, "in.jsonl"), Path(folder, "out.jsonl")
         source.write_text("".join(json.dumps(r) + "\n" for r in rows))
-        best = None
-        for _ in range(tries):
-            command = [program, "bench", "requests", "--input", source, "--model", model, "--output", target, "--offline", *flags]
-            said = subprocess.run(command, check=True, capture_output=True, text=True)
-            measured = json.loads(said.stdout)
-            if best is None or measured["seconds"] < best["seconds"]:
-                best = measured
-        return best, [json.loads(line) for line in target.read_text().splitlines()]
+        command = [program, "bench", "requests", "--input", source, "--model", model, "--output", target, "--offline", *flags]
+        before = resource.getrusage(resource.RUSAGE_CHILDREN)
+        said = subprocess.run(command, check=True, capture_output=True, text=True)
+        after = resource.getrusage(resource.RUSAGE_CHILDREN)
+        cpu = after.ru_utime + after.ru_stime - before.ru_utime - before.ru_stime
+        answers = [json.loads(line) for line in target.read_text().splitlines()]
+        return {**json.loads(said.stdout), "cpu": cpu, "answers": answers}
+
+
+def loading(program, model):
+    """Processor time of a run that does next to nothing."""
+    row = {"request": {"kind": "generate", "prompt": "a", "max_new_tokens": 1}}
+    return min(ours(program, model, [row])["cpu"] for _ in range(3))
 
 
 def theirs(model, name, rows, dtype):
@@ -80,7 +87,8 @@ def theirs(model, name, rows, dtype):
     with tempfile.TemporaryDirectory() as folder:
         source, target = Path(folder, "in.json"), Path(folder, "out.json")
         source.write_text(json.dumps(rows))
-        subprocess.run([sys.executable, __file__, "--child", model, name, dtype, source, target], check=True)
+        asleep = {**os.environ, "OMP_WAIT_POLICY": "PASSIVE", "GOMP_SPINCOUNT": "0"}
+        subprocess.run([sys.executable, __file__, "--child", model, name, dtype, source, target], check=True, env=asleep)
         return json.loads(target.read_text())
 
 
@@ -103,18 +111,16 @@ def load(model, dtype):
 
 
 def clock(work):
-    started = time.perf_counter()
-    result = work()
-    return time.perf_counter() - started, result
+    wall, cpu = time.perf_counter(), time.process_time()
+    answers = work()
+    return {"seconds": time.perf_counter() - wall, "cpu": time.process_time() - cpu, "answers": answers}
 
 
 def best_batch(sizes, part, whole):
-    """The fastest batch size on a part of the documents, then all of them with it."""
-    if len(sizes) > 1:
-        timed = {size: clock(lambda: part(size))[0] for size in sizes}
-        sizes = [min(timed, key=timed.get)]
-    seconds, result = clock(lambda: whole(sizes[0]))
-    return {"seconds": seconds, "batch": sizes[0], "answers": result}
+    """The cheapest batch size on a part of the documents, then all of them with it."""
+    timed = {size: clock(lambda: part(size))["cpu"] for size in sizes}
+    best = min(timed, key=timed.get)
+    return {**clock(lambda: whole(best)), "batch": best}
 
 
 def prefill(model, dtype, rows):
@@ -122,9 +128,9 @@ def prefill(model, dtype, rows):
 
     network, tokenizer = load(model, dtype)
     ids = tokenizer(rows[0]["prompt"], return_tensors="pt").input_ids
-    tries = [clock(lambda: network(ids, logits_to_keep=1, use_cache=True).logits[0, -1].argmax().item()) for _ in range(5)]
+    tries = [clock(lambda: [[network(ids, logits_to_keep=1, use_cache=True).logits[0, -1].argmax().item()]]) for _ in range(5)]
     assert ids.shape[1] >= PREFILL and torch.get_num_threads() >= 1
-    return {"seconds": min(t for t, _ in tries), "batch": 1, "answers": [[tries[0][1]]], "tokens": ids.shape[1]}
+    return {**min(tries, key=lambda t: t["cpu"]), "batch": 1}
 
 
 def scores(model, dtype, rows):
@@ -144,7 +150,10 @@ def scores(model, dtype, rows):
         flat = iter(harness.loglikelihood(asked, disable_tqdm=True))
         return [[next(flat) for _ in row["continuations"]] for row in part]
 
-    return best_batch([1, 4, 16], lambda size: run(rows[:8], size), lambda size: run(rows, size))
+    # Eight forward passes: the choices of a context share one where each is one token.
+    one_token = all(len(tokenizer.encode(c, add_special_tokens=False)) == 1 for c in rows[0]["continuations"])
+    part = rows[: 8 if one_token else 2]
+    return best_batch([1, 8], lambda size: run(part, size), lambda size: run(rows, size))
 
 
 def generation(model, dtype, rows):
@@ -160,7 +169,8 @@ def generation(model, dtype, rows):
             answers.extend(out[:, batch.input_ids.shape[1] :].tolist())
         return answers
 
-    return best_batch([4, 16, len(rows)], lambda size: run(rows[:16], size), lambda size: run(rows, size))
+    # All of them at each size: what the largest costs shows on no part.
+    return min(({**clock(lambda: run(rows, size)), "batch": size} for size in sorted({16, len(rows)})), key=lambda timed: timed["cpu"])
 
 
 def agreement(name, got, expected):
@@ -184,20 +194,23 @@ def main():
     args = parser.parse_args()
     program = str(Path(args.program).resolve())
     work = documents(Writer(tokenizer_of(args.model)), args.documents)
-    print("| workload | documents | ours, f32 | other side | batch | times ours | agreement |\n|---|---|---|---|---|---|---|")
+    loaded = loading(program, args.model)
+    print("| workload | documents | ours, f32 | other side | its batch | wall | processor time | agreement |\n|---|---|---|---|---|---|---|---|")
     for name, rows in work.items():
         if args.only and name not in args.only.split(","):
             continue
         for dtype in args.dtypes.split(","):
-            other = theirs(args.model, name, rows, dtype)
-            # Beside each other in time, so that both see the same machine.
-            measured, got = ours(program, args.model, rows, tries=5 if name == "prefill" else 2)
+            # In turns, so that both see the same machine; of each side its best.
+            turns = range(4 if name == "prefill" else 1)
+            turns = [(theirs(args.model, name, rows, dtype), ours(program, args.model, rows)) for _ in turns]
+            other, got = (min(side, key=lambda timed: timed["cpu"]) for side in zip(*turns))
+            cpu = got["cpu"] - loaded
             harness = "lm-eval, hf" if name.startswith("choices") else "transformers"
-            rate = other["seconds"] / measured["seconds"]
+            say = lambda side, cpu: f"{side['seconds']:.2f} s, {cpu:.2f} s, {side['peak_rss_mb']:.0f} MB"
             print(
-                f"| {name} | {len(rows)} | {measured['seconds']:.2f} s, {measured['peak_rss_mb']:.0f} MB "
-                f"| {harness} {dtype}: {other['seconds']:.2f} s, {other['peak_rss_mb']:.0f} MB | {other['batch']} | {rate:.2f} "
-                f"| {agreement(name, got, other['answers'])} |",
+                f"| {name} | {len(rows)} | {say(got, cpu)} | {harness} {dtype}: {say(other, other['cpu'])} | {other['batch']} "
+                f"| {other['seconds'] / got['seconds']:.1f} times | {other['cpu'] / cpu:.1f} times "
+                f"| {agreement(name, got['answers'], other['answers'])} |",
                 flush=True,
             )
 

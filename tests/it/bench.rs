@@ -1,8 +1,7 @@
 //! `bench` as a person meets it: what is computed, the line that is printed, and what is wrong with an input.
 
-#![expect(clippy::print_stdout, reason = "a skipped test says why")]
-
 use crate::support::desk::{Desk, Said};
+use crate::support::folder_of;
 use serde_json::{Value, json};
 use std::fs;
 
@@ -27,11 +26,8 @@ fn measured(said: &Said) -> Vec<Value> {
 
 #[test]
 fn segment_gives_the_words_of_the_goldens() {
-    let (Some(golden), Some(data)) = (std::env::var_os("SWALLOW_EVAL_GOLDEN"), std::env::var_os("SWALLOW_EVAL_DATA")) else {
-        println!("skipped: SWALLOW_EVAL_GOLDEN and SWALLOW_EVAL_DATA are not both set");
-        return;
-    };
-    let vectors = fs::read_to_string(std::path::Path::new(&golden).join("metrics/nagisa_words.jsonl")).unwrap();
+    let (Some(golden), Some(data)) = (folder_of("SWALLOW_EVAL_GOLDEN"), folder_of("SWALLOW_EVAL_DATA")) else { return };
+    let vectors = fs::read_to_string(golden.join("metrics/nagisa_words.jsonl")).unwrap();
     let some: Vec<&str> = vectors.lines().step_by(97).collect();
     let input = format!("{}\n\n\"東京です。\"\n", some.join("\n"));
     let desk = Desk::new().file("in.jsonl", &input).env("SWALLOW_EVAL_DATA", data);
@@ -77,7 +73,7 @@ fn a_model_is_timed_and_its_sharing_counted() {
 #[test]
 fn a_model_that_cannot_fit_is_refused_before_it_is_made() {
     let Some(memory) = swallow_eval::results::spec::Machine::current().memory_kib.filter(|kib| *kib < 280 << 20) else {
-        println!("skipped: this machine does not say how much memory it has, or has enough");
+        eprintln!("skipped: this machine does not say how much memory it has, or has enough");
         return;
     };
     let said = Desk::new().run("bench --random-weights llama-3.1-70b");

@@ -8,7 +8,9 @@ use super::{
 };
 use crate::{
     report::{
-        csv, latex,
+        csv,
+        html::board,
+        latex,
         leaderboard::{self, Columns},
         markdown, terminal,
     },
@@ -47,6 +49,9 @@ pub struct LeaderboardArgs {
     /// Write the filled columns as LaTeX
     #[arg(long, value_name = "FILE")]
     pub latex: Option<PathBuf>,
+    /// Write the filled columns as one self-contained page
+    #[arg(long, value_name = "FILE")]
+    pub html: Option<PathBuf>,
     /// Write every column, numbers in full, as Parquet
     #[arg(long, value_name = "FILE")]
     pub parquet: Option<PathBuf>,
@@ -87,10 +92,13 @@ pub(super) fn run(args: &LeaderboardArgs) -> Verdict {
     if let Some(path) = &args.latex {
         write_file(path, &latex::render(&filled))?;
     }
+    if let Some(path) = &args.html {
+        write_file(path, &board::render(&filled))?;
+    }
     if let Some(path) = &args.parquet {
         frame.write_parquet(path).map_err(usage)?;
     }
-    if [&args.csv, &args.markdown, &args.latex, &args.parquet].iter().all(|file| file.is_none()) {
+    if [&args.csv, &args.markdown, &args.latex, &args.html, &args.parquet].iter().all(|file| file.is_none()) {
         print(&terminal::render(&filled, look_of_stdout()))?;
     }
     Ok(Exit::Ok)

@@ -19,12 +19,12 @@ fn every_format_of_a_small_board() {
     }
     let said = desk.run("leaderboard a b c --published --rank-by JCom.");
     said.works(&["leaderboard by JCom.", "org/one", "0.8000", "Llama 3.1 Swallow 70B Instruct"]);
-    desk.run("leaderboard results/runs --by model --csv m.csv --markdown m.md --latex m.tex --parquet m.parquet").works(&[]);
+    desk.run("leaderboard results/runs --by model --csv m.csv --markdown m.md --latex m.tex --html m.html --parquet m.parquet").works(&[]);
     let read = |name: &str| fs::read_to_string(desk.folder.path().join(name)).unwrap();
     let csv = read("m.csv");
     assert!(csv.starts_with("rank,model,run,origin,JCom.,JCom. sd,JEMHopQA,"), "{csv}");
     assert!(csv.contains("\n,org/one,a b,ours,0.7750,0.0354,"), "{csv}");
-    assert!(read("m.md").contains("| org/two |") && read("m.tex").contains("\\toprule"));
+    assert!(read("m.md").contains("| org/two |") && read("m.tex").contains("\\toprule") && read("m.html").contains("<td>org/two</td>"));
     assert!(fs::read(desk.folder.path().join("m.parquet")).unwrap().starts_with(b"PAR1"));
 
     desk.run("leaderboard nothing").fails(2, &["nothing is not a run directory"]);

@@ -6,6 +6,7 @@
 //!
 //! Not here: reading runs, and statistics.
 
+pub mod board;
 mod charts;
 mod documents;
 mod facts;

@@ -68,7 +68,7 @@ pub struct JudgeFlags {
     /// Stop before judging has cost more US dollars than this; needs --prices
     #[arg(long, value_name = "USD", value_parser = dollars, requires = "prices", help_heading = "Judge")]
     pub max_cost: Option<f64>,
-    /// TOML file of prices: [model] with input and output (US dollars for a million tokens), source, date
+    /// TOML file of prices: a table a model, with input and output (US dollars for a million tokens), source, date
     #[arg(long, value_name = "FILE", help_heading = "Judge")]
     pub prices: Option<PathBuf>,
 }

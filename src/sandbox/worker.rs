@@ -1,6 +1,6 @@
 //! The helper process: sets up its level once, then runs one program after the other and watches each.
 //!
-//! Speaks JSON lines: [`SetUp`] and programs in, [`Reply`]s out. It ends when its input does. It has one thread, so it may fork.
+//! Speaks JSON lines: `SetUp` and programs in, `Reply`s out. It ends when its input does. It has one thread, so it may fork.
 
 use super::{
     DRIVER, Execution, Level, Limits, Verdict, confine, namespaces,

@@ -2,7 +2,7 @@
 //! models, and open models whose server applies their own template.
 //!
 //! Nothing is probed: a hosted service is asked what it is paid for and nothing else. A refusal and a content filter are answers without a
-//! text, recorded at once. What is retried, and how long it waits, is the rule of [`super::retry`].
+//! text, recorded at once. What is retried, and how long it waits, is the rule of `retry`.
 //!
 //! Wire form: openai 0.28.1 as upstream calls it (`fastchat/llm_judge/common.py:478-503`, swallow-evaluation v202407).
 

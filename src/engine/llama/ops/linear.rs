@@ -1,6 +1,6 @@
 //! Linear layers over packed rows, with weights laid out once for the way they are read.
 //!
-//! A weight lies in panels of [`PANEL`] outputs, each `[in][PANEL]`: a panel is read from front to back whatever the number of rows, so few
+//! A weight lies in panels of `PANEL` outputs, each `[in][PANEL]`: a panel is read from front to back whatever the number of rows, so few
 //! rows run at the speed of memory and many at that of the arithmetic unit, and nothing is rearranged in a call. Every output is one chain
 //! of fused multiply-adds over the inner dimension (`simd::multiply_add`): a row's value does not depend on how many rows stand beside it,
 //! and an answer not on its company in a batch. (candle's matrix product adds up in another order for one row than for many.)

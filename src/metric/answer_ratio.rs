@@ -48,7 +48,9 @@ mod tests {
             (&["", "  \n\t"], false),
             (&["", "    # only a comment"], true),
             (&["\"\"\"", "\"\" \""], false),
-            (&["    '''", "\u{3000}\n"], false),
+            // Without the quote the whole text counts, and so does what follows the other quote.
+            (&["    '''", "\u{3000}\n"], true),
+            (&["    '''", "    '''\u{3000}\n"], false),
         ] {
             let samples: Vec<String> = tails.iter().map(|tail| format!("{doc}{tail}")).collect();
             assert_eq!(answered(samples.iter().map(String::as_str)), expected, "{tails:?}");

@@ -8,12 +8,15 @@ use std::sync::atomic::{AtomicBool, Ordering};
 
 static INTERRUPTED: AtomicBool = AtomicBool::new(false);
 
-/// Takes over the signals for the rest of the process and returns the flag that they set.
+/// Takes over the signals for the rest of the process, once, and returns the flag that they set.
 ///
 /// # Errors
-/// Exit 70: the handler cannot be set, or was set before.
+/// Exit 70: the handler cannot be set.
 pub fn install() -> Result<&'static AtomicBool, Failure> {
-    ctrlc::set_handler(on_signal).map_err(|e| Failure::new(Exit::Bug, format!("cannot handle Ctrl-C: {e}")))?;
+    static TAKEN: AtomicBool = AtomicBool::new(false);
+    if !TAKEN.swap(true, Ordering::SeqCst) {
+        ctrlc::set_handler(on_signal).map_err(|e| Failure::new(Exit::Bug, format!("cannot handle Ctrl-C: {e}")))?;
+    }
     Ok(&INTERRUPTED)
 }
 

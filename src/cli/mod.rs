@@ -35,6 +35,7 @@ mod score;
 mod setting_files;
 pub mod settings;
 mod sides;
+mod suites;
 mod tasks;
 pub mod values;
 

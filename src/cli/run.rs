@@ -11,6 +11,7 @@ use super::{
     progress::{Progress, Show},
     report::look_of_stdout,
     run_args::RunArgs,
+    suites,
 };
 use crate::{
     dataset::store::Store,
@@ -56,13 +57,25 @@ pub(super) fn run(args: &RunArgs, command_line: CommandLine) -> Verdict {
         None => (args, command_line),
     };
     let choice = args.model_choice()?;
-    let suite = args.suite.first().map_or("ja", String::as_str);
-    let published = published(suite, args, &choice)?;
+    let mut verdict = Exit::Ok;
+    for suite in suites::of(args)? {
+        match run_suite(&suite, args, command_line.clone(), &choice)? {
+            Exit::Ok => {}
+            Exit::Interrupted => return Ok(Exit::Interrupted),
+            other => verdict = other,
+        }
+    }
+    Ok(verdict)
+}
+
+/// One suite, which is one run.
+fn run_suite(suite: &str, args: &RunArgs, command_line: CommandLine, choice: &ModelChoice) -> Verdict {
+    let published = published(suite, args, choice)?;
     // Only what is shown before the model is there needs to know of it; otherwise the plan is fitted when it is.
-    let facts = if args.dry_run || args.write_out { facts_at_hand(&choice) } else { ModelFacts::default() };
-    let mut plan = make_plan(suite, args, &choice, facts.clone())?;
-    let segmenter = if args.dry_run { None } else { segmenter(args, &choice, &mut plan)? };
-    let sandbox = if args.dry_run { None } else { sandbox(args, &choice, &mut plan)? };
+    let facts = if args.dry_run || args.write_out { facts_at_hand(choice) } else { ModelFacts::default() };
+    let mut plan = make_plan(suite, args, choice, facts.clone())?;
+    let segmenter = if args.dry_run { None } else { segmenter(args, choice, &mut plan)? };
+    let sandbox = if args.dry_run { None } else { sandbox(args, choice, &mut plan)? };
     for (task, why) in &plan.left_out {
         note(&format!("task '{task}' is left out: {why}"));
     }
@@ -74,10 +87,10 @@ pub(super) fn run(args: &RunArgs, command_line: CommandLine) -> Verdict {
         return Ok(Exit::Ok);
     }
     // The directory comes before the model: a wrong path must not cost minutes of loading.
-    let judge = chosen_judge(args, &choice, &plan)?;
+    let judge = chosen_judge(args, choice, &plan)?;
     let writer = open(args)?;
     let beside = Beside { segmenter, sandbox, published: published.as_ref(), judge };
-    let result = run_in(args, command_line, &choice, &plan, &writer, beside);
+    let result = run_in(args, command_line, choice, &plan, &writer, beside);
     if result.is_err() {
         // A run that never began leaves no directory behind; one that did is kept whatever happened.
         let _ = writer.discard();
@@ -191,12 +204,13 @@ fn recorded(args: &RunArgs) -> Result<Option<(RunArgs, CommandLine)>, Failure> {
     let names_work = !args.suite.is_empty() || !args.tasks.is_empty() || args.model.is_some() || !args.base_url.is_empty() || args.demo;
     let Some(run) = args.resume.as_ref().filter(|_| !names_work) else { return Ok(None) };
     let dir = RunDir::find(run, &args.output).map_err(|e| results_failure(Exit::Usage, &e))?;
-    let command = dir.spec().map_err(|e| results_failure(Exit::Usage, &e))?.command;
+    let RunSpec { command, suite, .. } = dir.spec().map_err(|e| results_failure(Exit::Usage, &e))?;
     let words = ["swallow-eval"].into_iter().chain(command.arguments().iter().map(String::as_str));
     match Cli::try_parse_from(words).map(|cli| cli.command) {
         Ok(Command::Run(recorded)) => {
             let (resume, quiet) = (Some(dir.path().to_owned()), args.quiet || recorded.quiet);
-            Ok(Some((RunArgs { resume, quiet, ..*recorded }, command)))
+            // Of several suites on the recorded line this run is one.
+            Ok(Some((RunArgs { suite: vec![suite], resume, quiet, ..*recorded }, command)))
         }
         _ => {
             let message = format!("the command line recorded in {} cannot be read back", dir.path().join("run.json").display());

@@ -18,7 +18,7 @@ use std::{num::NonZeroUsize, path::PathBuf, time::Duration};
 /// Flags of `swallow-eval run`.
 #[derive(Clone, Debug, Args)]
 pub struct RunArgs {
-    /// Suites to run, comma separated: ja
+    /// Suites to run, comma separated, each a run of its own: ja, en, mt-bench
     #[arg(long, value_name = "NAME", value_parser = values::suite, value_delimiter = ',', help_heading = "Tasks")]
     pub suite: Vec<String>,
     /// Tasks to run, comma or space separated; names of the original harnesses are accepted
@@ -232,7 +232,11 @@ impl RunArgs {
             (given.use_cache.is_some(), "--use-cache", "the run's journal keeps every answer; --resume RUN goes on with it"),
             (given.no_cache, "--no-cache", "no answer is taken from another run"),
             (given.trust_remote_code, "--trust-remote-code", "code of a model's repository is never run"),
-            (given.confirm_run_unsafe_code, "--confirm-run-unsafe-code", "no task of this version runs programs"),
+            (
+                given.confirm_run_unsafe_code,
+                "--confirm-run-unsafe-code",
+                "programs run in the sandbox; --sandbox none --i-understand-untrusted-code runs them without",
+            ),
         ];
         let said = table.into_iter().filter(|(given, ..)| *given);
         said.map(|(_, flag, why)| format!("{flag} is accepted for compatibility and has no effect: {why}")).collect()

@@ -25,6 +25,7 @@ fn usage_errors_exit_with_2() {
         ("run --shard 0/4", &["'0/4'", "--shard"]),
         ("run --max-failures 2.0", &["'2.0'", "--max-failures"]),
         ("run --suite jp", &["no such suite"]),
+        ("run --suite ja,en --tasks mgsm --demo", &["--tasks", "ja, en", "hint: "]),
         ("run --defects none", &["faithful, clean"]),
         ("run --demo --model m", &["--demo", "--model"]),
         ("run --suite ja", &["no model is named", "--demo", "--base-url"]),

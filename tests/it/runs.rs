@@ -241,6 +241,18 @@ fn data_that_is_missing_is_named_or_left_out() {
     assert!(said.err.contains("task 'jsquad' is left out") && said.out.contains("jemhopqa: 120 of 120"), "{} {}", said.out, said.err);
 }
 
+/// Each suite is a run of its own; a task alone is shown in the table it belongs to, and a run that is gone on with stays what it was.
+#[test]
+fn suites_are_runs_of_their_own() {
+    let desk = Desk::new();
+    desk.run("run --suite mt-bench,en --demo --dry-run").works(&["japanese_mt_bench: ", "gsm8k: "]);
+    let line = "run --demo --quiet --limit 1 --gen-kwargs max_gen_toks=4";
+    desk.run(&format!("{line} --tasks gsm8k")).works(&["en (swallow-202407)", "En Avg"]);
+    let run = fs::read_dir(desk.folder.path().join("results/runs")).unwrap().next().unwrap().unwrap().path();
+    let again = desk.run(&format!("{line} --tasks gsm8k --resume {}", run.display()));
+    again.works(&["en (swallow-202407)"]);
+}
+
 #[test]
 fn full_set_digests_are_the_originals() {
     let Some(data) = folder_of("SWALLOW_EVAL_DATA") else { return };

@@ -303,7 +303,7 @@ fn facts_at_hand(choice: &ModelChoice) -> ModelFacts {
 
 pub(super) fn tool_failure(error: &ToolError) -> Failure {
     let exit = match error {
-        ToolError::NoTokenizer { .. } => Exit::Engine,
+        ToolError::NoTokenizer { .. } | ToolError::Refuses { .. } => Exit::Engine,
         ToolError::NoSegmenter { .. } | ToolError::Data(_) | ToolError::Compile(_) => Exit::Data,
         ToolError::Recorded { .. } | ToolError::Results(_) => Exit::Usage,
     };

@@ -124,6 +124,11 @@ pub trait Metric: Sync {
     fn half_width_95(&self, scores: &[Score]) -> Option<f64> {
         aggregate::half_width_95(&scores.iter().map(|s| s.value).collect::<Vec<_>>())
     }
+
+    /// What a reader must know of that interval, where it is not one of the aggregate.
+    fn about_interval(&self) -> Option<&'static str> {
+        None
+    }
 }
 
 /// The gold and the answer, each empty where there is none.

@@ -102,6 +102,10 @@ impl Metric for Rouge {
         Score::of(self.overlap(&tokens(gold), &tokens(answer)).f)
     }
 
+    fn about_interval(&self) -> Option<&'static str> {
+        Some("the score is the median of bootstrap means, ±95 % is that of the mean itself")
+    }
+
     /// The bootstrap median of the mean. Intervals shown beside it are those of the mean.
     fn aggregate(&self, scores: &[Score]) -> Option<f64> {
         let values: Vec<f64> = scores.iter().map(|s| s.value).collect();

@@ -36,6 +36,14 @@ pub enum ToolError {
         /// Task name.
         task: String,
     },
+    /// The tokenizer refuses texts that a model may write (exit code 5).
+    #[error("task '{task}' counts the evaluated model's own tokens, and its tokenizer cannot encode every text: {cause}")]
+    Refuses {
+        /// Task name.
+        task: String,
+        /// What the tokenizer says.
+        cause: TokenizerError,
+    },
     /// The segmenter is not at hand (exit code 4).
     #[error("task '{task}' is scored on nagisa's words, and nagisa's model is not at hand")]
     NoSegmenter {
@@ -68,6 +76,7 @@ impl ToolError {
             ToolError::NoTokenizer { .. } => {
                 Some("--tokenizer names a directory with the model's tokenizer.json, or its hub id".to_owned())
             }
+            ToolError::Refuses { .. } => Some("its vocabulary lacks the unknown token: is this the model's own tokenizer.json?".to_owned()),
             ToolError::NoSegmenter { .. } => Some("`swallow-eval data fetch nagisa` brings it".to_owned()),
             ToolError::Data(error) => error.hint(),
             ToolError::Compile(_) | ToolError::Recorded { .. } | ToolError::Results(_) => None,
@@ -103,6 +112,9 @@ pub fn needing<'t>(tasks: impl IntoIterator<Item = &'t Task>, need: Need) -> Opt
     tasks.into_iter().find(|task| needs(task).contains(&need))
 }
 
+/// No vocabulary has these characters: a tokenizer takes them byte by byte, as unknown, or refuses.
+const UNSEEN: &str = "\u{e000}\u{10fffd} \u{fdd0}";
+
 impl Tools {
     /// Of a run that begins.
     pub fn of(facts: &ModelFacts, segmenter: Option<Segmenter>) -> Self {
@@ -131,6 +143,10 @@ impl Tools {
                 Some(Need::Nagisa) => return Err(ToolError::NoSegmenter { task: name }),
                 None => {}
             }
+            let counted = needs(task).contains(&Need::ModelTokenizer);
+            if let Some(Err(cause)) = self.tokenizer.as_ref().filter(|_| counted).map(|t| t.encode(UNSEEN, Special::None)) {
+                return Err(ToolError::Refuses { task: name, cause });
+            }
         }
         Ok(())
     }
@@ -145,7 +161,7 @@ impl Tools {
     /// Hands everything to `work` as metrics take it.
     pub fn with<T>(&self, work: impl FnOnce(&Resources<'_>) -> T) -> T {
         let tokens = self.tokenizer.as_ref().map(|tokenizer| {
-            // A text that the tokenizer refuses has no token: an empty answer's score.
+            // `check` has seen that it refuses no text.
             move |text: &str| tokenizer.encode(text, Special::None).unwrap_or_default()
         });
         let segment = self.segmenter.as_ref().map(|words| move |text: &str| words(text));

@@ -119,7 +119,13 @@ fn aggregate_task(
         groups: groups(task, headline, &paths, of_headline),
         signature: sign(task, n, around.spec.documents_in_full, &departures, around),
         departures,
-        warnings: end_tokens(task, around.engine).into_iter().chain(warnings(samples)).collect(),
+        warnings: headline
+            .about_interval()
+            .map(str::to_owned)
+            .into_iter()
+            .chain(end_tokens(task, around.engine))
+            .chain(warnings(samples))
+            .collect(),
         unavailable: None,
     }
 }

@@ -113,10 +113,17 @@ fn the_four_tasks_give_the_same_scores_in_process_and_over_an_endpoint() {
     assert_eq!(served.code, 0, "{}", served.err);
     assert_eq!(scores(&own), scores(&run_of(&desk, "served")));
     assert_eq!(scores(&own).len(), 8);
+    assert!(said.out.contains("±95 % is that of the mean itself"), "{}", said.out);
     assert!(!served.out.contains("fit:assumed"), "{}", served.out);
     let untold = desk.run(&format!("run --suite ja --tasks mgsm --quiet --limit 1 --base-url {} --model tiny", server.base_url));
     assert!(untold.code == 0 && untold.out.contains("|fit:assumed|"), "{} {}", untold.out, untold.err);
     desk.run(&format!("{line} --output none")).fails(5, &["task 'invented'", "own tokens", "--tokenizer"]);
+    // A vocabulary that lacks its unknown token: texts are refused, not counted as empty.
+    let words = serde_json::json!({"type": "WordLevel", "vocab": {"a": 0}, "unk_token": "<unk>"});
+    let refusing = desk.folder.path().join("refusing");
+    fs::create_dir(&refusing).unwrap();
+    fs::write(refusing.join("tokenizer.json"), serde_json::json!({"version": "1.0", "model": words}).to_string()).unwrap();
+    desk.run(&format!("{line} --tokenizer refusing --output none")).fails(5, &["task 'invented'", "cannot encode every text", "hint: "]);
 
     fs::remove_dir_all(desk.folder.path().join("model")).unwrap();
     let again = desk.run(&format!("score {} --include-path mine", own.display()));

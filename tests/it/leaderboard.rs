@@ -24,7 +24,9 @@ fn every_format_of_a_small_board() {
     let csv = read("m.csv");
     assert!(csv.starts_with("rank,model,run,origin,JCom.,JCom. sd,JEMHopQA,"), "{csv}");
     assert!(csv.contains("\n,org/one,a b,ours,0.7750,0.0354,"), "{csv}");
-    assert!(read("m.md").contains("| org/two |") && read("m.tex").contains("\\toprule") && read("m.html").contains("<td>org&#x2f;two</td>"));
+    assert!(
+        read("m.md").contains("| org/two |") && read("m.tex").contains("\\toprule") && read("m.html").contains("<td>org&#x2f;two</td>")
+    );
     assert!(fs::read(desk.folder.path().join("m.parquet")).unwrap().starts_with(b"PAR1"));
 
     desk.run("leaderboard nothing").fails(2, &["nothing is not a run directory"]);

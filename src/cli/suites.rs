@@ -44,7 +44,7 @@ const OF_OWN_TASKS: &str = "ja";
 fn shown_in(task: &Task) -> Result<String, Failure> {
     for name in load::suite_names() {
         let suite = load::suite(&name).map_err(data_source::task_failure)?;
-        if suite.columns.iter().any(|column| column.task.as_ref() == Some(&task.name)) {
+        if suite.columns.iter().any(|column| column.task == task.name) {
             return Ok(name);
         }
     }

@@ -39,7 +39,7 @@ fn list(tasks: &[Task], suites: &[String]) -> Result<String, Failure> {
     let mut of_suites = Vec::new();
     for name in if suites.is_empty() { load::suite_names() } else { suites.to_vec() } {
         let columns = load::suite(&name).map_err(data_source::task_failure)?.columns;
-        of_suites.extend(columns.into_iter().filter_map(|c| Some((c.task?, name.clone()))));
+        of_suites.extend(columns.into_iter().map(|c| (c.task, name.clone())));
     }
     let mut text = String::new();
     for task in tasks {

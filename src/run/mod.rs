@@ -334,14 +334,10 @@ type Key = (String, Option<String>);
 fn columns(suite: &Suite, tasks: &[Task], mut scored: BTreeMap<Key, TaskScore>, left_out: &BTreeMap<String, String>) -> Vec<TaskScore> {
     let mut all = Vec::new();
     for column in &suite.columns {
-        let task = column.task.as_deref().unwrap_or_default();
+        let task = column.task.as_str();
         all.push(scored.remove(&(task.to_owned(), column.group.clone())).unwrap_or_else(|| {
             let metric = tasks.iter().find(|t| t.name == task).map(|t| t.file.headline.clone()).unwrap_or_default();
-            let why = match (left_out.get(task), &column.not_built) {
-                (Some(why), _) => why.clone(),
-                (None, Some(why)) => why.clone(),
-                (None, None) => "not asked in this run".to_owned(),
-            };
+            let why = left_out.get(task).map_or("not asked in this run", String::as_str);
             TaskScore::unavailable(task, &column.title, metric, why)
         }));
     }

@@ -93,11 +93,9 @@ pub struct Column {
     /// Heading, as in the published table.
     pub title: String,
     /// Task that fills it.
-    pub task: Option<String>,
+    pub task: String,
     /// The group of the task whose number it is; the task's own number without it.
     pub group: Option<String>,
-    /// Why no task fills it; shown in the cell.
-    pub not_built: Option<String>,
 }
 
 /// Names of all suites.
@@ -240,14 +238,8 @@ mod tests {
         assert!(!tasks.is_empty());
         for name in suite_names() {
             for column in suite(&name).expect("embedded suite files are valid").columns {
-                match (&column.task, &column.not_built) {
-                    (Some(task), None) => {
-                        let task = find(&tasks, task).expect("task of the column");
-                        assert!(column.group.is_some() || task.file.title == column.title, "{}", column.title);
-                    }
-                    (None, Some(why)) => assert!(!why.is_empty()),
-                    _ => panic!("column {} of suite {name} must have either a task or a reason", column.title),
-                }
+                let task = find(&tasks, &column.task).expect("task of the column");
+                assert!(column.group.is_some() || task.file.title == column.title, "{}", column.title);
             }
         }
     }

@@ -30,7 +30,7 @@ pub enum CertifyError {
     #[error(transparent)]
     Sandbox(crate::sandbox::SandboxError),
     /// A folder that other tests read.
-    #[error("'{kind}' holds fixtures of tests, not goldens to replay")]
+    #[error("'{kind}' holds fixtures of other tests, not goldens to replay")]
     Fixture {
         /// Folder name.
         kind: String,

@@ -3,7 +3,6 @@
 //! `{"v":1,"task":"jemhopqa","doc_id":"jemhopqa/test/0","request":"<32 hex>","prompt_sha256":"<64 hex>","response":"...","answer":"...",
 //! "reference":["..."],"scores":{"char_f1":0.73},"failure":null,"notes":["near_tie"]}`
 
-use super::verdicts::Run;
 use crate::engine::{Note, RequestId};
 use serde::{Deserialize, Serialize};
 use std::collections::BTreeMap;
@@ -18,9 +17,11 @@ pub struct Program {
     pub request: RequestId,
     /// Prompt and completion: the code without the tests.
     pub code: String,
-    /// What became of it, in the original's words and its message.
-    #[serde(flatten)]
-    pub run: Run,
+    /// `passed`, `failed` or `timed out`. The time it took stands in `verdicts.jsonl` alone: equal runs have equal samples.
+    pub verdict: String,
+    /// The exception's text, or what is known of an end without a report.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub message: Option<String>,
 }
 
 /// One document of one task.

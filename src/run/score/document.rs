@@ -9,6 +9,7 @@ use crate::results::{
     journal::Answers,
     requests::PlannedRequest,
     samples::{Program, Sample},
+    verdicts::Run,
 };
 use crate::run::{grade::Graded, resources::Tools};
 use crate::task::{Grade, Step, Task};
@@ -136,7 +137,8 @@ fn score_programs(
         let Some((code, program)) = program(asked, answers) else { continue };
         let Some(verdict) = graded.verdict(&program) else { continue };
         evidence.extend([Evidence::Passed(verdict.passed()), Evidence::Text(code.clone())]);
-        programs.push(Program { request: asked.request.id.clone(), code, run: verdict.run.clone() });
+        let Run { verdict, message, .. } = verdict.run.clone();
+        programs.push(Program { request: asked.request.id.clone(), code, verdict, message });
     }
     let missing = document.iter().find(|asked| !programs.iter().any(|p| p.request == asked.request.id));
     let failure = missing.map(|asked| answers.failures.get(&asked.request.id).map_or("not asked yet", |f| &f.message).to_owned());

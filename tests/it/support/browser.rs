@@ -53,7 +53,7 @@ impl Browser {
             FLAGS.map(str::to_owned).into_iter().chain([format!("--user-data-dir={}", browser._profile.path().display())]).collect();
         let options = json!({ "args": arguments });
         let wanted = json!({ "browserName": "chrome", "goog:chromeOptions": options, "goog:loggingPrefs": { "performance": "ALL", "browser": "ALL" },
-            "unhandledPromptBehavior": "ignore" });
+            "unhandledPromptBehavior": "ignore", "timeouts": { "script": 90_000 } });
         let session = browser.post("/session", &json!({ "capabilities": { "alwaysMatch": wanted } }));
         browser.session = format!("/session/{}", session["sessionId"].as_str().unwrap_or_else(|| panic!("no session: {session}")));
         // The browser's own start page is not ours.
@@ -74,11 +74,11 @@ impl Browser {
         self.command("/execute/sync", &json!({ "script": format!("return ({expression});"), "args": [] }))
     }
 
-    /// Waits until an expression is true; a minute is for ever.
+    /// Waits until an expression is true; a minute is for ever. By timer, since a page that nobody looks at may get no frames.
     pub(crate) fn wait(&self, expression: &str) {
         let script = format!(
             "const done = arguments[0], end = performance.now() + 60000;
-             const look = () => {{ if ({expression}) done('yes'); else if (performance.now() > end) done('no'); else requestAnimationFrame(look); }};
+             const look = () => {{ if ({expression}) done('yes'); else if (performance.now() > end) done('no'); else setTimeout(look, 20); }};
              look();"
         );
         let answer = self.command("/execute/async", &json!({ "script": script, "args": [] }));

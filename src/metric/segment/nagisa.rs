@@ -81,7 +81,8 @@ impl Nagisa {
         // The widest registers of this machine; products and sums stay apart and in order, so that the words are the same everywhere.
         let states = pulp::Arch::new().dispatch(|| {
             let gates = self.project(&inputs, lower.len());
-            [Direction::Forward, Direction::Backward].map(|d| self.lstm(&gates, lower.len(), d))
+            // Not mapped over: a closure would not be compiled for those registers.
+            [self.lstm(&gates, lower.len(), Direction::Forward), self.lstm(&gates, lower.len(), Direction::Backward)]
         });
         join(&text, &self.viterbi(&self.observations(&states, lower.len())))
     }
@@ -211,8 +212,8 @@ impl Nagisa {
             }
             for unit in 0..HIDDEN {
                 let [i, f, o] = [0, 1, 2].map(|g| sigmoid(gate[g * HIDDEN + unit]));
-                c[unit] = f * c[unit] + i * gate[3 * HIDDEN + unit].tanh();
-                h[unit] = o * c[unit].tanh();
+                c[unit] = f * c[unit] + i * tanh(gate[3 * HIDDEN + unit]);
+                h[unit] = o * tanh(c[unit]);
             }
             outputs[at * HIDDEN..][..HIDDEN].copy_from_slice(&h);
         }
@@ -307,6 +308,12 @@ fn sigmoid(x: f32) -> f32 {
     1.0 / (1.0 + (-x).exp())
 }
 
+/// Within 2e-7 of the tangent (1.76e-7 measured): libm's took a third of the whole time. No word of the texts in
+/// `scripts/segment_against_nagisa.txt` changes by it.
+fn tanh(x: f32) -> f32 {
+    2.0 * sigmoid(2.0 * x) - 1.0
+}
+
 /// `to += factor * of`.
 #[inline(always)]
 fn add_scaled(to: &mut [f32], of: &[f32], factor: f32) {
@@ -343,6 +350,16 @@ mod tests {
         ] {
             assert_eq!(join(text, tags), expected, "{text}");
         }
+    }
+
+    #[test]
+    fn the_tangent_is_near_enough() {
+        for step in -20_000..=20_000_i32 {
+            let x = step as f32 / 1000.0;
+            let error = (f64::from(tanh(x)) - f64::from(x).tanh()).abs();
+            assert!(error <= 2e-7, "{x}: {error}");
+        }
+        assert_eq!([tanh(200.0), tanh(-200.0), tanh(0.0)], [1.0, -1.0, 0.0]);
     }
 
     #[test]

@@ -4,6 +4,7 @@
 //! (`mmlu_anatomy`).
 
 use super::Inputs;
+use super::asked;
 use super::llm_jp::Data;
 use super::report::Folder;
 use super::source::{CertifyError, Row, Source, entries};
@@ -181,22 +182,13 @@ impl Replay {
         expected: &Map<String, Value>,
         got: &Generate,
     ) -> Result<(), CertifyError> {
-        for (key, value) in expected {
-            let got = match key.as_str() {
-                "kind" => json!("generate"),
-                "prompt" => json!(got.prompt),
-                "stop" => json!(got.stop),
-                "stop_with_eos" => json!(requests::stops(&self.task.file.request, Some(&self.eos))),
-                "max_new_tokens" => json!(got.max_new_tokens),
-                "temperature" => json!(got.sampling.temperature),
-                "do_sample" => json!(got.sampling.temperature > 0.0),
-                // A document's generations are numbered from 0, and these are asked for once.
-                "n" => json!(got.sample + 1),
-                _ => return Err(source.shape(Some(row.line), format!("request has an unknown field '{key}'"))),
-            };
-            report.check_value(&source.name, &row.id, &format!("request.{key}"), value, &got);
-        }
-        Ok(())
+        asked::check(report, source, row, expected, got, &|key| match key {
+            "stop_with_eos" => Some(json!(requests::stops(&self.task.file.request, Some(&self.eos)))),
+            "do_sample" => Some(json!(got.sampling.temperature > 0.0)),
+            // A document's generations are numbered from 0, and these are asked for once.
+            "n" => Some(json!(got.sample + 1)),
+            _ => None,
+        })
     }
 
     /// Answers and scores, row by row; gives the scores of each part in row order.

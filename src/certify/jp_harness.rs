@@ -142,7 +142,7 @@ impl<'r> Replay<'r> {
             report.check_text(&source.name, &row.id, "doc", &recorded.input, &document.input);
             report.check_text(&source.name, &row.id, "doc (gold)", &recorded.gold, &document.gold);
             let got = asked::generate(&self.task, document, &self.drawn.shots[position], &self.facts)?;
-            asked::check(report, source, &row, source.object_of(&row.fields, "request", Some(row.line))?, &got)?;
+            asked::check(report, source, &row, source.object_of(&row.fields, "request", Some(row.line))?, &got, &|_| None)?;
         }
         Ok(())
     }

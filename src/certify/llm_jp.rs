@@ -115,7 +115,7 @@ fn requests_file(
         let document = task.document(source.object_of(&row.fields, "doc", Some(row.line))?.clone(), &row.id)?;
         report.rows += 1;
         let expected = source.object_of(&row.fields, "request", Some(row.line))?;
-        asked::check(report, source, &row, expected, &asked::generate(task, &document, shots, &ModelFacts::default())?)?;
+        asked::check(report, source, &row, expected, &asked::generate(task, &document, shots, &ModelFacts::default())?, &|_| None)?;
         let prefix = format!("{}/test/", task.name);
         let index = row.id.strip_prefix(&prefix).and_then(|i| i.parse::<usize>().ok());
         let index = index.ok_or_else(|| source.shape(Some(row.line), format!("doc_id must be {prefix}INDEX")))?;

@@ -8,6 +8,7 @@
 
 use super::http::{Class, Credential, Fault, Server};
 use super::retry::Again;
+use super::serve::{Next, next};
 use super::{Backoff, Secret, probe, url::BaseUrl};
 use crate::engine::chat::fastchat::messages;
 use crate::engine::{
@@ -22,9 +23,6 @@ use tokio::{runtime::Runtime, task::JoinSet};
 
 /// Upstream gives a judge this many attempts (`fastchat/llm_judge/common.py:28`), and this program a service that many requests in a row.
 pub const ATTEMPTS: u32 = 16;
-
-/// How often a run that waits for answers looks whether it was cancelled.
-const CANCEL_POLL: Duration = Duration::from_millis(50);
 
 /// Where messages are sent, and how the service writes its paths.
 #[derive(Clone)]
@@ -170,14 +168,10 @@ async fn run(line: &Arc<Line>, requests: &[Request], sink: &mut Sink<'_>) -> Res
         {
             running.spawn(Arc::clone(line).answer(request));
         }
-        let done = match tokio::time::timeout(CANCEL_POLL, running.join_next()).await {
-            Err(_) => continue,
-            Ok(None) => break,
-            Ok(Some(Ok(done))) => done,
-            Ok(Some(Err(e))) => match e.try_into_panic() {
-                Ok(panic) => std::panic::resume_unwind(panic),
-                Err(e) => return Err(EngineError::new(format!("a network task ended early: {e}"))),
-            },
+        let done = match next(&mut running).await? {
+            Next::NotYet => continue,
+            Next::Nothing => break,
+            Next::Done(done) => done,
         };
         let (outcome, fault) = done;
         count(&outcome, &mut stats);

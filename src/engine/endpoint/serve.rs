@@ -60,14 +60,10 @@ pub(super) async fn run(asker: &Arc<Asker>, requests: &[Request], sink: &mut Sin
         {
             running.spawn(Arc::clone(asker).answer(job));
         }
-        let done = match tokio::time::timeout(CANCEL_POLL, running.join_next()).await {
-            Err(_) => continue,
-            Ok(None) => break,
-            Ok(Some(Ok(done))) => done,
-            Ok(Some(Err(e))) => match e.try_into_panic() {
-                Ok(panic) => std::panic::resume_unwind(panic),
-                Err(e) => return Err(EngineError::new(format!("a network task ended early: {e}"))),
-            },
+        let done = match next(&mut running).await? {
+            Next::NotYet => continue,
+            Next::Nothing => break,
+            Next::Done(done) => done,
         };
         let (outcomes, rest) = match done {
             Done::Dead(error) => return Err(error),
@@ -85,6 +81,29 @@ pub(super) async fn run(asker: &Arc<Asker>, requests: &[Request], sink: &mut Sin
     drop(running);
     stats.http_requests = sent() - before;
     Ok(stats)
+}
+
+/// What has become of tasks in flight.
+pub(super) enum Next<T> {
+    /// The first that ended.
+    Done(T),
+    /// None has ended yet: a moment to look whether the run is cancelled.
+    NotYet,
+    /// None is in flight.
+    Nothing,
+}
+
+/// Waits for a task, but no longer than a cancelled run may.
+pub(super) async fn next<T: 'static>(running: &mut JoinSet<T>) -> Result<Next<T>, EngineError> {
+    match tokio::time::timeout(CANCEL_POLL, running.join_next()).await {
+        Err(_) => Ok(Next::NotYet),
+        Ok(None) => Ok(Next::Nothing),
+        Ok(Some(Ok(done))) => Ok(Next::Done(done)),
+        Ok(Some(Err(e))) => match e.try_into_panic() {
+            Ok(panic) => std::panic::resume_unwind(panic),
+            Err(e) => Err(EngineError::new(format!("a network task ended early: {e}"))),
+        },
+    }
 }
 
 /// One job for each request; samples of one prompt whose seeds follow each other become one where the server gives choice `i` the

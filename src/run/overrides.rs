@@ -76,28 +76,19 @@ pub fn apply(request: Request, overrides: &[Override]) -> Request {
         return request;
     }
     let mut kind = request.kind;
-    if let RequestKind::Generate(generate) = &mut kind {
-        for change in overrides {
-            match *change {
-                Override::Temperature(v) => generate.sampling.temperature = v,
-                Override::TopK(v) => generate.sampling.top_k = v,
-                Override::TopP(v) => generate.sampling.top_p = v,
-                Override::RepetitionPenalty(v) => generate.sampling.repetition_penalty = v,
-                Override::MaxNewTokens(v) => generate.max_new_tokens = v,
-                Override::Seed(v) => generate.sampling.seed = v,
-            }
-        }
-    }
-    if let RequestKind::Chat(chat) = &mut kind {
-        for change in overrides {
-            match *change {
-                Override::Temperature(v) => chat.sampling.temperature = v,
-                Override::TopK(v) => chat.sampling.top_k = v,
-                Override::TopP(v) => chat.sampling.top_p = v,
-                Override::RepetitionPenalty(v) => chat.sampling.repetition_penalty = v,
-                Override::MaxNewTokens(v) => chat.max_new_tokens = v,
-                Override::Seed(v) => chat.sampling.seed = v,
-            }
+    let (sampling, max_new_tokens) = match &mut kind {
+        RequestKind::Generate(generate) => (&mut generate.sampling, &mut generate.max_new_tokens),
+        RequestKind::Chat(chat) => (&mut chat.sampling, &mut chat.max_new_tokens),
+        RequestKind::LogLikelihood(_) => return Request::new(kind),
+    };
+    for change in overrides {
+        match *change {
+            Override::Temperature(v) => sampling.temperature = v,
+            Override::TopK(v) => sampling.top_k = v,
+            Override::TopP(v) => sampling.top_p = v,
+            Override::RepetitionPenalty(v) => sampling.repetition_penalty = v,
+            Override::MaxNewTokens(v) => *max_new_tokens = v,
+            Override::Seed(v) => sampling.seed = v,
         }
     }
     Request::new(kind)

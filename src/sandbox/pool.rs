@@ -131,7 +131,7 @@ pub(super) struct Helper {
     process: Child,
     input: Option<ChildStdin>,
     output: BufReader<ChildStdout>,
-    _scratch: TempDir,
+    scratch: TempDir,
 }
 
 impl Helper {
@@ -145,8 +145,8 @@ impl Helper {
         command.arg(HELPER_VERB).env_clear().current_dir("/").process_group(0);
         let mut process = command.stdin(Stdio::piped()).stdout(Stdio::piped()).stderr(Stdio::null()).spawn().map_err(failed)?;
         let (input, output) = (process.stdin.take(), process.stdout.take().expect("standard output is a pipe"));
-        let mut helper = Helper { program: program.to_owned(), level, process, input, output: BufReader::new(output), _scratch: scratch };
-        let set_up = SetUp { level, python: python.clone(), limits: limits.clone(), scratch: helper._scratch.path().to_owned() };
+        let mut helper = Helper { program: program.to_owned(), level, process, input, output: BufReader::new(output), scratch };
+        let set_up = SetUp { level, python: python.clone(), limits: limits.clone(), scratch: helper.scratch.path().to_owned() };
         match helper.ask(&serde_json::to_string(&set_up).expect("plain data"))? {
             Reply::Ready => Ok(helper),
             other => Err(helper.unexpected(other)),

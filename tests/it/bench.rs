@@ -128,3 +128,22 @@ fn score_gives_the_value_of_each_pair() {
     desk.run("bench score --metric rouge2 --input in").fails(2, &["rouge2 is scored on the evaluated model's tokens", "--tokenizer"]);
     desk.run("bench score --metric none --input in").fails(2, &["char_f1"]);
 }
+
+/// Verdicts are those of the programs, in their order; a line that is none is named.
+#[test]
+fn programs_are_executed_and_their_verdicts_kept() {
+    let programs = ["assert 1 + 1 == 2", "assert 1 + 1 == 3"];
+    let lines = format!("{}\n{}\n", json!(programs[0]), json!({ "program": programs[1] }));
+    let desk = Desk::new().file("in", &lines).env("PATH", "/usr/local/bin:/usr/bin:/bin").file("wrong", "\"pass\"\n7\n");
+    desk.run("bench execute --input wrong").fails(2, &["wrong:2 must be a string", "\"program\""]);
+    let said = desk.run("bench execute --input in --output out");
+    if said.code == 5 {
+        return eprintln!("skipped: {}", said.err);
+    }
+    assert_eq!(said.code, 0, "{}", said.err);
+    let line: Value = serde_json::from_str(&said.out).unwrap();
+    assert_eq!((&line["name"], &line["n"]), (&"execute".into(), &2.into()));
+    let out = fs::read_to_string(desk.folder.path().join("out")).unwrap();
+    let verdicts: Vec<Value> = out.lines().map(|l| serde_json::from_str::<Value>(l).unwrap()["verdict"].clone()).collect();
+    assert_eq!(verdicts, ["passed", "failed"]);
+}

@@ -50,6 +50,25 @@ impl Desk {
     }
 }
 
+impl Desk {
+    /// A secret stands neither in what was said nor in any file of the folder.
+    pub(crate) fn never_shows(&self, secret: &str, said: &[&Said]) {
+        for said in said {
+            assert!(!said.err.contains(secret) && !said.out.contains(secret), "{} {}", said.out, said.err);
+        }
+        let mut folders = vec![self.folder.path().to_owned()];
+        while let Some(folder) = folders.pop() {
+            for entry in fs::read_dir(folder).unwrap().map(|e| e.unwrap().path()) {
+                if entry.is_dir() {
+                    folders.push(entry);
+                } else {
+                    assert!(!String::from_utf8_lossy(&fs::read(&entry).unwrap()).contains(secret), "{} holds it", entry.display());
+                }
+            }
+        }
+    }
+}
+
 impl Said {
     /// Exit code and parts of what stands on standard error; nothing on standard output.
     pub(crate) fn fails(&self, code: i32, parts: &[&str]) {

@@ -2,11 +2,12 @@
 
 use crate::support::{
     desk::Desk,
+    faults::{Act, FaultServer},
     folder_of, generate, generated,
     openai::{EngineServer, Rules},
     request, serve_all,
 };
-use serde_json::Value;
+use serde_json::{Value, json};
 use std::{
     fs,
     ops::ControlFlow,
@@ -119,10 +120,10 @@ fn the_four_tasks_give_the_same_scores_in_process_and_over_an_endpoint() {
     assert!(untold.code == 0 && untold.out.contains("|fit:assumed|"), "{} {}", untold.out, untold.err);
     desk.run(&format!("{line} --output none")).fails(5, &["task 'invented'", "own tokens", "--tokenizer"]);
     // A vocabulary that lacks its unknown token: texts are refused, not counted as empty.
-    let words = serde_json::json!({"type": "WordLevel", "vocab": {"a": 0}, "unk_token": "<unk>"});
+    let words = json!({"type": "WordLevel", "vocab": {"a": 0}, "unk_token": "<unk>"});
     let refusing = desk.folder.path().join("refusing");
     fs::create_dir(&refusing).unwrap();
-    fs::write(refusing.join("tokenizer.json"), serde_json::json!({"version": "1.0", "model": words}).to_string()).unwrap();
+    fs::write(refusing.join("tokenizer.json"), json!({"version": "1.0", "model": words}).to_string()).unwrap();
     desk.run(&format!("{line} --tokenizer refusing --output none")).fails(5, &["task 'invented'", "cannot encode every text", "hint: "]);
 
     fs::remove_dir_all(desk.folder.path().join("model")).unwrap();
@@ -160,6 +161,41 @@ fn lost_tokens_are_a_choice_and_stand_in_the_signature() {
     let said = desk.run(&format!("{line} --limit 5 --output part"));
     assert_eq!(said.code, 0, "{}", said.err);
     assert_eq!(scores(&run_of(&desk, "part")), scores(&run_of(&desk, "faithful"))[..5]);
+}
+
+/// Nothing said is an answer, and a wrong one: numbers, not holes.
+#[test]
+fn a_model_that_says_nothing_has_scores_of_nothing() {
+    let Some((desk, _)) = desk() else { return };
+    let silent = json!({"choices": [{"index": 0, "text": "", "finish_reason": "stop"}]}).to_string();
+    // The probe's own questions are short, and answered.
+    let server = FaultServer::start(move |asked| match &asked.body["prompt"] {
+        Value::String(prompt) if prompt.chars().count() > 60 => Act::Say(200, "", silent.clone()),
+        Value::Array(ids) if ids.len() > 60 => Act::Say(200, "", silent.clone()),
+        _ => Act::Answer,
+    });
+    let said = desk.run(&format!("{FOUR} --limit 3 --base-url {} --model scripted --tokenizer model --defects clean", server.base_url));
+    assert_eq!(said.code, 0, "{}", said.err);
+    let run = run_of(&desk, "results");
+    let scores: Value = serde_json::from_str(&fs::read_to_string(run.join("scores.json")).unwrap()).unwrap();
+    let asked: Vec<&Value> = scores["tasks"].as_array().unwrap().iter().filter(|task| task["n"] != 0).collect();
+    assert_eq!(asked.len(), 4);
+    assert!(asked.iter().all(|task| task["value"] == 0.0 && task["failed"] == 0 && task["n"] == 3), "{scores}");
+}
+
+/// An article that holds the words it would be cut at cannot be cut as upstream cuts, which dies of it.
+#[test]
+fn an_article_with_the_marker_in_it_is_named() {
+    let Some((desk, model)) = desk() else { return };
+    let file = desk.folder.path().join("mine/invented.toml");
+    let own = fs::read_to_string(&file).unwrap();
+    fs::write(&file, own.replacen("ニュース記事:{{ text", "ニュース記事:要約:{{ text", 1)).unwrap();
+    let config = model.join("config.json");
+    let mut small: Value = serde_json::from_str(&fs::read_to_string(&config).unwrap()).unwrap();
+    small["max_position_embeddings"] = 400.into();
+    fs::write(&config, small.to_string()).unwrap();
+    let said = desk.run("run --suite ja --tasks invented --include-path mine --quiet --model model");
+    said.fails(4, &["task 'invented'", "document ", "there must be one \"要約:\", not 2"]);
 }
 
 #[test]

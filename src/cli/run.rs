@@ -57,9 +57,12 @@ pub(super) fn run(args: &RunArgs, command_line: CommandLine) -> Verdict {
         None => (args, command_line),
     };
     let choice = args.model_choice()?;
+    // What one suite lacks is said before another is asked for hours.
+    let prepared = suites::of(args)?.iter().map(|suite| prepare(suite, args, &choice)).collect::<Result<Vec<_>, Failure>>()?;
+    let mut engine = None;
     let mut verdict = Exit::Ok;
-    for suite in suites::of(args)? {
-        match run_suite(&suite, args, command_line.clone(), &choice)? {
+    for prepared in prepared.into_iter().flatten() {
+        match run_suite(args, command_line.clone(), &choice, prepared, &mut engine)? {
             Exit::Ok => {}
             Exit::Interrupted => return Ok(Exit::Interrupted),
             other => verdict = other,
@@ -68,8 +71,17 @@ pub(super) fn run(args: &RunArgs, command_line: CommandLine) -> Verdict {
     Ok(verdict)
 }
 
-/// One suite, which is one run.
-fn run_suite(suite: &str, args: &RunArgs, command_line: CommandLine, choice: &ModelChoice) -> Verdict {
+/// A suite about to be asked, and what it has beside its model.
+struct Prepared {
+    plan: Plan,
+    segmenter: Option<Segmenter>,
+    sandbox: Option<Sandbox>,
+    published: Option<ReferenceRow>,
+    judge: Option<judge::Chosen>,
+}
+
+/// Everything of a suite that can fail without a model; nothing is left to do for a dry run.
+fn prepare(suite: &str, args: &RunArgs, choice: &ModelChoice) -> Result<Option<Prepared>, Failure> {
     let published = published(suite, args, choice)?;
     // Only what is shown before the model is there needs to know of it; otherwise the plan is fitted when it is.
     let facts = if args.dry_run || args.write_out { facts_at_hand(choice) } else { ModelFacts::default() };
@@ -84,13 +96,23 @@ fn run_suite(suite: &str, args: &RunArgs, command_line: CommandLine, choice: &Mo
     }
     if args.dry_run {
         print(&dry_run::told(&plan, facts.tokenizer.as_deref(), choice.model(), &args.output))?;
-        return Ok(Exit::Ok);
+        return Ok(None);
     }
-    // The directory comes before the model: a wrong path must not cost minutes of loading.
     let judge = chosen_judge(args, choice, &plan)?;
+    Ok(Some(Prepared { plan, segmenter, sandbox, published, judge }))
+}
+
+/// One suite, which is one run. The model is loaded by the first.
+fn run_suite(
+    args: &RunArgs,
+    command_line: CommandLine,
+    choice: &ModelChoice,
+    prepared: Prepared,
+    engine: &mut Option<Box<dyn Engine>>,
+) -> Verdict {
+    // The directory comes before the model: a wrong path must not cost minutes of loading.
     let writer = open(args)?;
-    let beside = Beside { segmenter, sandbox, published: published.as_ref(), judge };
-    let result = run_in(args, command_line, choice, &plan, &writer, beside);
+    let result = run_in(args, command_line, choice, &writer, prepared, engine);
     if result.is_err() {
         // A run that never began leaves no directory behind; one that did is kept whatever happened.
         let _ = writer.discard();
@@ -98,33 +120,37 @@ fn run_suite(suite: &str, args: &RunArgs, command_line: CommandLine, choice: &Mo
     result
 }
 
-/// What a run has beside its model; it was looked for before anything was asked.
-struct Beside<'b> {
-    segmenter: Option<Segmenter>,
-    sandbox: Option<Sandbox>,
-    published: Option<&'b ReferenceRow>,
-    judge: Option<judge::Chosen>,
-}
-
-/// Builds the engine, asks, and finishes.
-fn run_in(args: &RunArgs, command_line: CommandLine, choice: &ModelChoice, plan: &Plan, writer: &RunWriter, beside: Beside<'_>) -> Verdict {
-    let Beside { segmenter, sandbox, published, mut judge } = beside;
+/// Asks, and finishes.
+fn run_in(
+    args: &RunArgs,
+    command_line: CommandLine,
+    choice: &ModelChoice,
+    writer: &RunWriter,
+    prepared: Prepared,
+    engine: &mut Option<Box<dyn Engine>>,
+) -> Verdict {
+    let Prepared { plan, segmenter, sandbox, published, mut judge } = prepared;
     let cancel = interrupt::install()?;
     let chat = chat_template(args, choice)?;
-    let mut engine = match choice {
+    let mut of_messages;
+    let engine: &mut dyn Engine = match choice {
         // An API answers messages; so does a server that is to apply its model's own template.
-        ModelChoice::Endpoint(servers) if judged(plan) && matches!(chat.template, Template::Messages { .. } | Template::Model) => {
-            engines::chat(servers)?
+        ModelChoice::Endpoint(servers) if judged(&plan) && matches!(chat.template, Template::Messages { .. } | Template::Model) => {
+            of_messages = engines::chat(servers)?;
+            of_messages.as_mut()
         }
-        _ => engines::build(choice, args.threads, data_source::network(args.offline))?,
+        _ => match engine {
+            Some(loaded) => loaded.as_mut(),
+            none => none.insert(engines::build(choice, args.threads, data_source::network(args.offline))?).as_mut(),
+        },
     };
     let mut facts = engine.facts();
     facts.template = Some(chat.template.clone());
     let tools = Tools::of(&facts, segmenter);
     tools.check(plan.tasks.iter().map(|t| &t.task)).map_err(|e| tool_failure(&e))?;
-    let fitted = plan.tasks.iter().any(|t| depends_on_model(&t.task)).then(|| fitted(args, choice, plan, facts)).transpose()?;
-    let plan = fitted.as_ref().unwrap_or(plan);
-    let mut spec = spec(args, command_line, choice, plan, engine.as_ref(), writer)?;
+    let fitted = plan.tasks.iter().any(|t| depends_on_model(&t.task)).then(|| fitted(args, choice, &plan, facts)).transpose()?;
+    let plan = fitted.as_ref().unwrap_or(&plan);
+    let mut spec = spec(args, command_line, choice, plan, engine, writer)?;
     spec.judge = judge.as_ref().map(|j| j.engine.identity().clone());
     let resume = format!("swallow-eval run --resume {}", writer.dir().path().display());
     let progress = Progress::new(if args.quiet { Show::Nothing } else { Show::on_stderr() });
@@ -134,7 +160,7 @@ fn run_in(args: &RunArgs, command_line: CommandLine, choice: &ModelChoice, plan:
         plan,
         spec,
         writer,
-        engine: engine.as_mut(),
+        engine,
         cancel,
         onlooker: &onlooker,
         then: then(args),
@@ -154,7 +180,7 @@ fn run_in(args: &RunArgs, command_line: CommandLine, choice: &ModelChoice, plan:
         note(&judge::told(verdicts, judge.as_ref().and_then(|j| j.price.as_ref())));
     }
     match &finished.scores {
-        Some(scores) => write_table(scores, writer, published)?,
+        Some(scores) => write_table(scores, writer, published.as_ref())?,
         None => print(&format!("answers are in {}; `swallow-eval score` scores them\n", writer.dir().path().display()))?,
     }
     if let Some(verdicts) = finished.verdicts.as_ref().filter(|v| v.over_budget) {

@@ -254,6 +254,16 @@ fn suites_are_runs_of_their_own() {
 }
 
 #[test]
+fn what_the_second_suite_lacks_is_said_before_the_first_is_asked() {
+    let Some(data) = folder_of("SWALLOW_EVAL_DATA") else { return };
+    let desk = Desk::new().env("SWALLOW_EVAL_DATA", data.canonicalize().unwrap());
+    let model = concat!(env!("CARGO_MANIFEST_DIR"), "/tests/golden/models/micro-llama");
+    let line = format!("run --suite mt-bench,en --judge-demo --quiet --offline --gen-kwargs max_gen_toks=1 --model {model}");
+    desk.run(&line).fails(4, &["task 'openbookqa'", "is missing"]);
+    assert!(!desk.folder.path().join("results/runs").exists(), "nothing was asked");
+}
+
+#[test]
 fn full_set_digests_are_the_originals() {
     let Some(data) = folder_of("SWALLOW_EVAL_DATA") else { return };
     let desk = Desk::new().env("SWALLOW_EVAL_DATA", data.canonicalize().unwrap());

@@ -70,7 +70,9 @@ async function go(number) {
 function step(by) {
   const at = listed.indexOf(current);
   const next = listed[at < 0 ? 0 : Math.min(listed.length - 1, Math.max(0, at + by))];
-  if (next !== undefined) location.hash = hashOf(next);
+  if (next === undefined) return;
+  current = next; // at once, since the next key may come before the address is followed
+  location.hash = hashOf(next);
 }
 
 // `#task/document` shows a document, `#task/` lists the documents of a task; anything else is a place in the page.

@@ -247,7 +247,9 @@ fn attacks_succeed_without_protection() {
     }
     if recorded {
         let output = unprotected(&["kill_parent_and_all"]);
-        assert_eq!(output.status.signal(), Some(9), "the harness lives: {}", said(&output));
+        // Whom it meets first: the harness itself, or the helper, whose end is an error of the run.
+        let killed = output.status.signal() == Some(9) || said(&output).contains("ended unexpectedly (signal: 9");
+        assert!(killed, "nobody was killed: {}", said(&output));
     }
 }
 

@@ -42,7 +42,7 @@ pub enum Command {
     Score(ScoreArgs),
     /// Let a judge rate the recorded answers of a run: the first time, what is missing, or a second judge beside the first
     Judge(Box<JudgeArgs>),
-    /// Show recorded runs as a table or a page: terminal, Markdown, CSV, JSON, HTML
+    /// Show recorded runs as a table or a page: terminal, Markdown, CSV, JSON, LaTeX, JUnit, HTML
     Report(ReportArgs),
     /// Compare two runs document by document: paired tests, changed documents
     Compare(CompareArgs),

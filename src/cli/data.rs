@@ -104,18 +104,22 @@ fn chosen(names: &[String]) -> Result<Vec<Manifest>, Failure> {
     names.iter().map(|name| Manifest::builtin(name)).collect::<Result<_, _>>().map_err(failure)
 }
 
+/// Columns of a data set's name.
+const NAME: usize = 17;
+
 fn list() -> Verdict {
     let store = local();
     let mut text = String::new();
-    for manifest in Manifest::all().map_err(failure)? {
+    let manifests = Manifest::all().map_err(failure)?;
+    for manifest in &manifests {
         let _ =
-            writeln!(text, "{:<16} {:<14} {:>12}  {}", manifest.name, manifest.licence, size(&store, &manifest), place(&store, &manifest));
-        let _ = writeln!(text, "{:<16} {}, {}", "", manifest.title, manifest.homepage);
-        if let Some(note) = licence_note(&manifest) {
-            let _ = writeln!(text, "{:<16} note: {note}", "");
+            writeln!(text, "{:<NAME$} {:<16} {:>9}  {}", manifest.name, manifest.licence, size(&store, manifest), place(&store, manifest));
+        let _ = writeln!(text, "{:<NAME$} {}, {}", "", manifest.title, manifest.homepage);
+        if let Some(note) = licence_note(manifest) {
+            let _ = writeln!(text, "{:<NAME$} note: {note}", "");
         }
     }
-    output::print(&text)?;
+    output::tell(&text, NAME + 1)?;
     Ok(Exit::Ok)
 }
 
@@ -164,7 +168,7 @@ fn fetch(store: &Store, manifests: &[Manifest], show: Show) -> Verdict {
         let ended = store.ensure(manifest, &manifest.splits(), &|event| downloads.see(event));
         downloads.end();
         match ended {
-            Ok(()) => output::print(&format!("{:<16} {}\n", manifest.name, place(store, manifest)))?,
+            Ok(()) => output::print(&format!("{:<NAME$} {}\n", manifest.name, place(store, manifest)))?,
             // No other data set would fare better.
             Err(error @ (DatasetError::Cache { .. } | DatasetError::Client { .. } | DatasetError::Address { .. })) => {
                 return Err(failure(error));
@@ -179,12 +183,15 @@ fn verify(store: &Store, manifests: &[Manifest]) -> Verdict {
     let (mut failures, mut verified) = (Vec::new(), 0);
     let mut first_missing = None;
     for manifest in manifests {
-        let (mut here, mut bytes, mut missing, mut wrong) = (0, 0, 0, 0);
+        let (mut here, mut bytes, mut wrong) = (0, 0, 0);
+        // Missing files of each split, form by form.
+        let mut gaps: BTreeMap<&str, BTreeMap<&str, usize>> = BTreeMap::new();
         for (form, file) in manifest.form.iter().flat_map(|form| form.files.iter().map(move |file| (form, file))) {
+            let gap = gaps.entry(&file.split).or_default().entry(&form.name).or_default();
             match store.verify(manifest, form, file) {
                 Ok((_, size)) => (here, bytes) = (here + 1, bytes + size),
                 Err(error @ DatasetError::Missing { .. }) => {
-                    missing += 1;
+                    *gap += 1;
                     first_missing.get_or_insert(error);
                 }
                 Err(error) => {
@@ -194,7 +201,9 @@ fn verify(store: &Store, manifests: &[Manifest]) -> Verdict {
             }
         }
         verified += here;
-        let mut line = format!("{:<16} {} as pinned, {}", manifest.name, files(here), DecimalBytes(bytes));
+        let mut line = format!("{:<NAME$} {} as pinned, {}", manifest.name, files(here), DecimalBytes(bytes));
+        // What one form has whole is not missing, whatever the other forms lack.
+        let missing: usize = gaps.values().filter_map(|forms| forms.values().min()).sum();
         for (count, what) in [(missing, "missing"), (wrong, "wrong")] {
             if count > 0 {
                 line += &format!(", {count} {what}");

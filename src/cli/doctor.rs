@@ -52,7 +52,7 @@ pub(super) fn run(args: &DoctorArgs) -> Verdict {
         }
         findings.push(found);
     }
-    output::print(&findings.iter().map(line).collect::<String>())?;
+    output::tell(&findings.iter().map(line).collect::<String>(), 13)?;
     Ok(exit)
 }
 
@@ -152,7 +152,7 @@ fn python() -> Finding {
     let found = env::split_paths(&paths).map(|folder| folder.join("python3")).find(|path| path.is_file());
     match found {
         Some(path) => Finding::new("python3", path.display().to_string()),
-        None => Finding::new("python3", "not found; no task of this version needs it"),
+        None => Finding::new("python3", "not found; tasks that execute programs need it"),
     }
 }
 

@@ -7,7 +7,7 @@ use super::{
     exit::{Exit, Failure, Verdict},
     interrupt, judge,
     model_choice::{EndpointChoice, InProcess, ModelChoice},
-    output::{complain, note, print},
+    output::{complain, note, print, tell},
     progress::{Progress, Show},
     report::look_of_stdout,
     run_args::RunArgs,
@@ -95,7 +95,7 @@ fn prepare(suite: &str, args: &RunArgs, choice: &ModelChoice) -> Result<Option<P
         print(&first_prompts(&plan))?;
     }
     if args.dry_run {
-        print(&dry_run::told(&plan, facts.tokenizer.as_deref(), choice.model(), &args.output))?;
+        tell(&dry_run::told(&plan, facts.tokenizer.as_deref(), choice.model(), &args.output), 2)?;
         return Ok(None);
     }
     let judge = chosen_judge(args, choice, &plan)?;

@@ -164,16 +164,16 @@ pub(crate) struct Compatibility {
     /// No effect: code of a model's repository is never run
     #[arg(long)]
     trust_remote_code: bool,
-    /// No effect: no task of this version runs programs
+    /// No effect: programs are executed in a sandbox (--sandbox)
     #[arg(long)]
     confirm_run_unsafe_code: bool,
-    /// Refused: off-protocol for every task of this version
+    /// Refused: off-protocol for every task
     #[arg(long, value_name = "NAME", num_args = 0..=1, default_missing_value = "default")]
     apply_chat_template: Option<String>,
-    /// Refused: off-protocol for every task of this version
+    /// Refused: off-protocol for every task
     #[arg(long, value_name = "TEXT")]
     system_instruction: Option<String>,
-    /// Refused: off-protocol for every task of this version
+    /// Refused: off-protocol for every task
     #[arg(long)]
     fewshot_as_multiturn: bool,
 }

@@ -5,17 +5,23 @@ use super::{
     data_source,
     exit::{Exit, Failure, Verdict},
     output::print,
+    report::look_of_stdout,
     run::{load_tasks, plan_failure},
 };
 use crate::{
     dataset::store::Store,
     engine::llama::encode::scored_pair,
     engine::{Bos, ModelFacts, RequestKind},
+    report::{
+        table::{Cell, Column, Footnote, Row, RowKind, Table},
+        terminal,
+    },
     results::{requests::PlannedRequest, spec::Defects},
     run::plan::{self, Selection, SkipMissing},
     task::{Task, load},
     text::tokenizer::{Special, Tokenizer},
 };
+use serde::Serialize;
 use std::{fmt::Write as _, path::Path, sync::Arc};
 
 /// Runs the verb.
@@ -34,14 +40,14 @@ pub(super) fn run(command: &TasksCommand) -> Verdict {
     Ok(Exit::Ok)
 }
 
-/// One line a task.
+/// A row a task.
 fn list(tasks: &[Task], suites: &[String]) -> Result<String, Failure> {
     let mut of_suites = Vec::new();
     for name in if suites.is_empty() { load::suite_names() } else { suites.to_vec() } {
         let columns = load::suite(&name).map_err(data_source::task_failure)?.columns;
         of_suites.extend(columns.into_iter().map(|c| (c.task, name.clone())));
     }
-    let mut text = String::new();
+    let (mut rows, mut aliases) = (Vec::new(), Vec::new());
     for task in tasks {
         let suite = of_suites.iter().find(|(name, _)| *name == task.name).map(|(_, suite)| suite.as_str());
         if suite.is_none() && !suites.is_empty() {
@@ -49,12 +55,23 @@ fn list(tasks: &[Task], suites: &[String]) -> Result<String, Failure> {
         }
         let file = &task.file;
         let others: Vec<&str> = file.aliases.iter().map(String::as_str).filter(|a| *a != task.name).collect();
-        let aliases = if others.is_empty() { String::new() } else { format!(", also {}", others.join(", ")) };
-        let (suite, shots, metric) = (suite.unwrap_or("no suite"), file.shots, &file.headline);
-        let _ =
-            writeln!(text, "{:<16} {suite}, column {}, {shots} shots, {metric}, data set {}{aliases}", task.name, file.title, file.dataset);
+        let text = |text: &str| Cell::Text(text.to_owned());
+        let cells =
+            vec![text(&task.name), text(suite.unwrap_or("none")), text(&file.title), Cell::Count(file.shots.into()), text(&file.headline)];
+        aliases.extend(others.into_iter().map(|other| Footnote::Text(format!("{other} is {}", task.name))));
+        rows.push(Row { kind: RowKind::Ours, cells });
     }
-    Ok(text)
+    let columns = ["task", "suite", "column", "shots", "metric"];
+    let column = |name| if name == "shots" { Column::number(name, name) } else { Column::text(name, name) };
+    let table = Table {
+        title: format!("{} tasks", rows.len()),
+        demo: false,
+        columns: columns.into_iter().map(column).collect(),
+        lead: 1,
+        rows,
+        footnotes: aliases,
+    };
+    Ok(terminal::render(&table, look_of_stdout()))
 }
 
 /// The exact prompt of one document and what is asked with it.
@@ -91,9 +108,13 @@ fn shown(asked: &PlannedRequest, tokenizer: Option<&Tokenizer>) -> String {
     match &request.kind {
         RequestKind::Generate(generate) => {
             let _ = writeln!(text, "── prompt ──\n{}── end of prompt ──", generate.prompt);
-            let _ =
-                writeln!(text, "at most {} new tokens, stop {:?}, enough {:?}", generate.max_new_tokens, generate.stop, generate.enough);
-            let _ = writeln!(text, "{:?}\n{:?}", generate.sampling, generate.rules);
+            let _ = writeln!(text, "new tokens: at most {}", generate.max_new_tokens);
+            let _ = writeln!(text, "stop strings: {}", quoted(&generate.stop));
+            if !generate.enough.is_empty() {
+                let _ = writeln!(text, "enough once the answer has: {}", quoted(&generate.enough));
+            }
+            text += &settings("sampling", &generate.sampling);
+            text += &settings("token rules", &generate.rules);
             if let Some(tokenizer) = tokenizer {
                 text += &token_ids(tokenizer, &generate.prompt, generate.rules.bos);
             }
@@ -102,7 +123,8 @@ fn shown(asked: &PlannedRequest, tokenizer: Option<&Tokenizer>) -> String {
             for said in chat.users() {
                 let _ = writeln!(text, "── the user says ──\n{said}");
             }
-            let _ = writeln!(text, "── end ──\nat most {} new tokens a turn\n{:?}", chat.max_new_tokens, chat.sampling);
+            let _ = writeln!(text, "── end ──\nnew tokens: at most {} a turn", chat.max_new_tokens);
+            text += &settings("sampling", &chat.sampling);
         }
         RequestKind::LogLikelihood(scored) => {
             let _ = writeln!(text, "── context ──\n{}── end of context ──", scored.context);
@@ -114,7 +136,7 @@ fn shown(asked: &PlannedRequest, tokenizer: Option<&Tokenizer>) -> String {
                     None => {}
                 }
             }
-            let _ = writeln!(text, "{:?}", scored.rules);
+            text += &settings("token rules", &scored.rules);
         }
     }
     if *lost_tokens > 0 {
@@ -125,6 +147,17 @@ fn shown(asked: &PlannedRequest, tokenizer: Option<&Tokenizer>) -> String {
         Some(right) => writeln!(text, "choices {reference:?}, right is {right}"),
     };
     text
+}
+
+fn quoted(strings: &[String]) -> String {
+    if strings.is_empty() { "none".to_owned() } else { strings.iter().map(|s| format!("{s:?}")).collect::<Vec<_>>().join(", ") }
+}
+
+/// What a request says of sampling or of token ids, by the names that task files and journals give it.
+fn settings(name: &str, of: &impl Serialize) -> String {
+    let fields = serde_json::to_value(of).ok().and_then(|value| value.as_object().cloned()).unwrap_or_default();
+    let fields: Vec<String> = fields.iter().map(|(key, value)| format!("{key} {value}")).collect();
+    format!("{name}: {}\n", fields.join(", "))
 }
 
 /// Ids of the prompt as the model gets it, and whether it begins with BOS.

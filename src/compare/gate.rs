@@ -206,6 +206,7 @@ impl Verdict {
                 Column::number("max_drop", "tolerated"),
                 Column::number("p_holm", "p"),
             ],
+            lead: 1,
             rows: self.tasks.iter().map(row).collect(),
             footnotes: told.chain(self.notes.iter().cloned().map(Footnote::Text)).collect(),
         }

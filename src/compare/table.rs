@@ -80,6 +80,7 @@ fn of_all(comparison: &Comparison) -> Table {
         title: format!("{}: {} against {}", comparison.suite, comparison.cand, comparison.base),
         demo: comparison.demo,
         columns: columns(),
+        lead: 1,
         rows,
         footnotes: missing
             .chain(failed)
@@ -113,6 +114,7 @@ pub fn of_flips(comparison: &Comparison, most: usize) -> Table {
             Column::number("candidate", "candidate"),
             Column::number("difference", "difference"),
         ],
+        lead: 2,
         rows,
         footnotes: cut.map(|task| Footnote::Text(format!("{}: {most} of {} are shown", task.title, task.flips.len()))).collect(),
     }

@@ -8,7 +8,7 @@ use crate::results::frame::{Frame, HeadingKind, Origin, RowsBy};
 pub enum Columns {
     /// All thirty, each with its interval or deviation, and signatures: for programs.
     All,
-    /// Those in which a row of ours has a number; intervals of averages alone: for eyes.
+    /// Those in which a row of ours has a number, and what the rows are ranked by; intervals of averages alone: for eyes.
     Filled,
 }
 
@@ -18,10 +18,10 @@ pub fn of(frame: &Frame, columns: Columns) -> Table {
         RowsBy::Run => "±95 %",
         RowsBy::Model => "sd",
     };
-    let shown: Vec<usize> = (0..frame.headings.len())
-        .filter(|at| columns == Columns::All || frame.rows.iter().any(|row| row.origin != Origin::Published && row.entries[*at].is_some()))
-        .collect();
-    let with_spread = |at: usize| columns == Columns::All || frame.headings[at].kind == HeadingKind::Average;
+    let measured = |at: usize| frame.rows.iter().any(|row| row.origin != Origin::Published && row.entries[at].is_some());
+    let ranks = |at: usize| frame.headings[at].title == frame.ranked_by && frame.rows.iter().any(|row| row.entries[at].is_some());
+    let shown: Vec<usize> = (0..frame.headings.len()).filter(|at| columns == Columns::All || measured(*at) || ranks(*at)).collect();
+    let with_spread = |at: usize| columns == Columns::All || (frame.headings[at].kind == HeadingKind::Average && measured(at));
     let mut heads = vec![Column::number("rank", "rank"), Column::text("model", "model"), Column::text("run", "run")];
     heads.push(Column::text("origin", "origin"));
     for at in &shown {
@@ -34,6 +34,10 @@ pub fn of(frame: &Frame, columns: Columns) -> Table {
     if columns == Columns::All {
         heads.push(Column::text("signatures", "signatures"));
     }
+    // A published row with nothing in the shown columns tells eyes nothing.
+    let tells = |row: &&crate::results::frame::Standing| {
+        columns == Columns::All || row.origin != Origin::Published || shown.iter().any(|at| row.entries[*at].is_some())
+    };
     let row = |row: &crate::results::frame::Standing| {
         let rank = row.rank.map_or(Cell::Blank, Cell::Count);
         let mut cells = vec![rank, Cell::Text(row.model.clone()), Cell::Text(row.run()), Cell::Text(row.origin.name().to_owned())];
@@ -59,7 +63,8 @@ pub fn of(frame: &Frame, columns: Columns) -> Table {
         // Every row says what it is, so that one demo does not discredit the others.
         demo: !frame.rows.is_empty() && frame.rows.iter().all(|row| row.origin == Origin::Demo),
         columns: heads,
-        rows: frame.rows.iter().map(row).collect(),
+        lead: 2,
+        rows: frame.rows.iter().filter(tells).map(row).collect(),
         footnotes: notes(frame),
     }
 }
@@ -94,7 +99,7 @@ mod tests {
         assert!(csv::render(&all).starts_with("rank,model,run,origin,JCom.,JCom. ±95 %,"));
         let filled = of(&frame, Columns::Filled);
         let keys: Vec<&str> = filled.columns.iter().map(|c| c.key.as_str()).collect();
-        assert_eq!(keys, ["rank", "model", "run", "origin", "JCom.", "JEMHopQA", "NIILC", "JMMLU"]);
+        assert_eq!(keys, ["rank", "model", "run", "origin", "JCom.", "JEMHopQA", "NIILC", "JMMLU", "Ja Avg"]);
         assert!(!filled.demo && filled.footnotes.iter().any(|n| n.to_string().starts_with("demo: ")));
     }
 }

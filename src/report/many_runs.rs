@@ -23,7 +23,14 @@ impl Table {
     /// columns; ask for one suite at a time.
     pub fn of_runs(runs: &[NamedScores], published: &[ReferenceRow]) -> Table {
         let Some(first) = runs.first().map(|run| &run.scores) else {
-            return Table { title: "no runs".to_owned(), demo: false, columns: Vec::new(), rows: Vec::new(), footnotes: Vec::new() };
+            return Table {
+                title: "no runs".to_owned(),
+                demo: false,
+                columns: Vec::new(),
+                lead: 0,
+                rows: Vec::new(),
+                footnotes: Vec::new(),
+            };
         };
         let titles = titles(runs);
         let ours = runs.iter().map(|run| our_row(run, &titles));
@@ -32,6 +39,7 @@ impl Table {
             title: format!("{} ({})", first.suite, first.protocol),
             demo: runs.iter().any(|run| run.scores.demo),
             columns: columns(&titles, average_title(first)),
+            lead: 2,
             rows: ours.chain(theirs).collect(),
             footnotes: footnotes(runs, &titles),
         }

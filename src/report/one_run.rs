@@ -20,6 +20,7 @@ impl Table {
             title: format!("{} ({}): {}{against}", scores.suite, scores.protocol, scores.model),
             demo: scores.demo,
             columns: columns(published.is_some()),
+            lead: 1,
             rows,
             footnotes: footnotes(scores),
         }

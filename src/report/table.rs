@@ -11,6 +11,8 @@ pub struct Table {
     pub demo: bool,
     /// Columns, from the left.
     pub columns: Vec<Column>,
+    /// How many of them, from the left, name a row: they stand again in each part of a table that has to be cut.
+    pub lead: usize,
     /// Rows, from the top; each has a cell for every column.
     pub rows: Vec<Row>,
     /// What a reader must know beside the cells.
@@ -271,6 +273,7 @@ pub(crate) mod tests {
                 Column::number("n", "n"),
                 Column::text("remarks", "remarks"),
             ],
+            lead: 1,
             rows: vec![
                 row(RowKind::Ours, vec![text("読解"), Cell::score(0.03125, Mark::Qualified), Cell::Count(40), text("partial: 40 of 120")]),
                 row(RowKind::Ours, vec![text("a|b"), Cell::missing("no data"), Cell::Blank, text("")]),

@@ -23,7 +23,7 @@ fn what_is_wrong_has_its_exit_code() {
     desk.run("data fetch jemhopqa --offline").fails(4, &["jemhopqa/corpus/train.json is missing", "hint: "]);
     let said = desk.run("data verify");
     assert_eq!(said.code, 4, "nothing at hand is nothing verified: {}", said.err);
-    assert!(said.out.contains("jmmlu            0 files as pinned, 0 B, 53 missing"), "{}", said.out);
+    assert!(said.out.contains("jmmlu             0 files as pinned, 0 B, 53 missing"), "{}", said.out);
     desk.run("data export out.tar.gz").fails(4, &["is missing; looked for it in"]);
     desk.run("data import none.tar.gz").fails(2, &["failed to open none.tar.gz"]);
     desk.run("data import file").fails(4, &["file: it is damaged", "hint: "]);

@@ -308,6 +308,22 @@ fn two_runs_can_be_searched_filtered_and_compared() {
 }
 
 #[test]
+fn documents_of_one_run_alone_are_listed_with_its_answers() {
+    let Some(browser) = Browser::start() else { return };
+    // The second run, which is chosen at first, lacks the last 270 documents.
+    let (_folder, page) = written(&[made_up("one", 300, false), made_up("two", 30, true)]);
+    browser.open(&page, "#jemhopqa/00299");
+    browser.wait("document.querySelector('#document .head b')?.textContent === 'JEMHopQA / 00299'");
+    let row = "[...document.querySelectorAll('#rows a')].find(a => a.textContent.startsWith('JEMHopQA / 00299'))";
+    browser.wait(&format!("{row} !== undefined"));
+    let told = browser.eval(&format!("[{row}.querySelector('.score').textContent, {row}.querySelector('.told i').textContent]"));
+    let told: Vec<String> = serde_json::from_value(told).unwrap();
+    assert!(!told.contains(&"–".to_owned()), "{told:?}");
+    browser.choose("outcome", "none");
+    browser.wait("document.getElementById('count').dataset.listed === '0'");
+}
+
+#[test]
 fn text_of_a_model_stays_text() {
     let Some(browser) = Browser::start() else { return };
     let mut recorded = empty("run", INJECTIONS[0]);

@@ -102,7 +102,8 @@ async function show(number) {
   const item = await data.documents.item(number);
   if (number !== current) return;
   const first = item.runs.find((told) => told)?.asked ?? [];
-  const [task, title] = index.tasks[index.task[number]];
+  const [task, title, metric] = index.tasks[index.task[number]];
+  $("document").classList.toggle("program", metric.startsWith("pass@"));
   const link = make("a", "link");
   link.href = hashOf(number);
   const head = make("div", [make("b", `${title} / ${index.id[number]}`), make("span", task === title ? "" : task, "badge")], "head");

@@ -5,6 +5,13 @@ let listed = [];
 
 const outcomeOf = (score) => score === null ? "none" : score >= 1 ? "right" : score <= 0 ? "wrong" : "partly";
 
+// The run whose answer a line of the list shows: the chosen one, or one that has the document.
+function runOf(i) {
+  const { runs, by_run } = data.index;
+  const has = (run) => by_run[run].score[i] !== null || by_run[run].answer[i] || by_run[run].marks[i];
+  return by_run[[choice.run, choice.base, ...runs.keys()].find(has) ?? choice.run];
+}
+
 function changeOf(i) {
   const now = data.index.by_run[choice.run].score[i], before = data.index.by_run[choice.base].score[i];
   return now === null || before === null ? 0 : now - before;
@@ -12,7 +19,7 @@ function changeOf(i) {
 
 function fits(i) {
   const { index } = data;
-  const { score, marks, answer } = index.by_run[choice.run];
+  const { score, marks, answer } = runOf(i);
   if (choice.task && index.tasks[index.task[i]][0] !== choice.task) return false;
   if (choice.outcome && outcomeOf(score[i]) !== choice.outcome) return false;
   if (choice.mark && !(marks[i] & (1 << index.marks.indexOf(choice.mark)))) return false;
@@ -26,8 +33,7 @@ function fits(i) {
 }
 
 function inOrder(numbers) {
-  const score = data.index.by_run[choice.run].score;
-  const low = (i) => score[i] ?? Infinity, high = (i) => score[i] ?? -Infinity;
+  const low = (i) => runOf(i).score[i] ?? Infinity, high = (i) => runOf(i).score[i] ?? -Infinity;
   switch (choice.order) {
     case "low": return numbers.sort((a, b) => low(a) - low(b) || a - b);
     case "high": return numbers.sort((a, b) => high(b) - high(a) || a - b);

@@ -13,7 +13,7 @@ function decoded(text) {
 
 function listRow(number) {
   const { index } = data;
-  const { score, marks, answer } = index.by_run[choice.run];
+  const { score, marks, answer } = runOf(number);
   const [, title] = index.tasks[index.task[number]];
   const badges = index.marks.filter((_, bit) => marks[number] & (1 << bit)).map((name) => make("span", name.replaceAll("_", " "), `badge ${name === "failed" ? "failed" : "note"}`));
   const change = index.runs.length > 1 && choice.run !== choice.base ? changeOf(number) : 0;
@@ -89,7 +89,10 @@ async function followHash() {
     await refilter();
   }
   $("documents").scrollIntoView();
-  if (number >= 0) await go(number);
+  if (number < 0) return;
+  await go(number);
+  // Where there is no room beside the list, the document lies below it.
+  if ($("document").offsetTop > $("list").offsetTop + ROW) $("document").scrollIntoView();
 }
 
 async function clear() {

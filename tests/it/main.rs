@@ -15,6 +15,7 @@ mod bench;
 mod certify;
 mod certify_en;
 mod cli;
+mod code_runs;
 mod compare;
 mod contract;
 mod data;

@@ -8,6 +8,7 @@
 
 pub mod atomic;
 pub mod baseline;
+pub mod batches;
 pub mod clock;
 pub mod command_line;
 pub mod export;
@@ -103,6 +104,16 @@ pub enum ResultsError {
         /// Which request.
         id: RequestId,
     },
+    /// A batch is with another server than the one named.
+    #[error("{} holds a batch that is open at {recorded}, and {given} is named now", path.display())]
+    OtherServer {
+        /// File of the batches.
+        path: PathBuf,
+        /// Where the batch is.
+        recorded: String,
+        /// Where it was looked for.
+        given: String,
+    },
     /// No published table of that suite.
     #[error("there is no published table for suite {suite:?}; there is one for: {}", reference::SUITES.join(", "))]
     NoTable {
@@ -136,6 +147,7 @@ impl ResultsError {
             ResultsError::NotScored { .. } => {
                 Some("finish it with `swallow-eval run --resume`, or score what it has with `swallow-eval score`")
             }
+            ResultsError::OtherServer { .. } => Some("name the server that has it, or judge without --judge-batch"),
             ResultsError::NotARun { .. } => Some("name a directory under results/runs/"),
             _ => None,
         }

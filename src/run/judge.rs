@@ -95,10 +95,53 @@ pub struct Verdicts {
     pub stats: Stats,
     /// Tokens of every judgement in the journal.
     pub spent: Tokens,
+    /// Those of them that batches gave.
+    pub batched: Tokens,
+    /// Batches that go on at their server.
+    pub waiting: Vec<String>,
+    /// What a reader should know of batches; a sentence each.
+    pub notes: Vec<String>,
     /// Whether the user stopped it.
     pub cancelled: bool,
     /// Whether the budget stopped it.
     pub over_budget: bool,
+}
+
+impl Verdicts {
+    /// What every judgement in the journal cost, in US dollars; a batch costs the full price where it has none of its own.
+    pub fn dollars(&self, price: &Price) -> f64 {
+        let alone = Tokens { input: self.spent.input - self.batched.input, output: self.spent.output - self.batched.output };
+        alone.dollars(price) + self.batched.dollars(&price.of_batches().unwrap_or_else(|| price.clone()))
+    }
+
+    /// Money that a budget has left; without end where there is none.
+    pub(super) fn dollars_left(&self, budget: Option<&Budget>) -> f64 {
+        budget.map_or(f64::INFINITY, |b| b.dollars - self.dollars(&b.price))
+    }
+
+    /// Counts what a call took, which a batch answered or not.
+    pub(super) fn count(&mut self, tokens: Tokens, by_batch: bool) {
+        self.spent.add(tokens);
+        if by_batch {
+            self.batched.add(tokens);
+        }
+    }
+}
+
+/// The distinct calls, and what those that are answered took. `batched` are calls that batches answered.
+pub(super) fn distinct<'c>(
+    calls: &'c [Request],
+    answers: &Answers,
+    batched: &BTreeSet<&RequestId>,
+    verdicts: &mut Verdicts,
+) -> Vec<&'c Request> {
+    let mut seen = BTreeSet::new();
+    let distinct: Vec<&Request> = calls.iter().filter(|c| seen.insert(&c.id)).collect();
+    for call in &distinct {
+        let took = answers.responses.get(&call.id).and_then(cost::spent);
+        verdicts.count(took.unwrap_or_default(), batched.contains(&call.id));
+    }
+    distinct
 }
 
 /// One judging: who is asked, where the answers go, what stops it.
@@ -109,6 +152,8 @@ pub struct Judging<'a> {
     pub journal: &'a mut Journal,
     /// What the journal holds; grows with it.
     pub answers: &'a mut Answers,
+    /// Calls in it that batches answered.
+    pub batched: &'a BTreeSet<&'a RequestId>,
     /// Limit on money.
     pub budget: Option<&'a Budget>,
     /// Set from outside (Ctrl-C).
@@ -124,11 +169,7 @@ impl Judging<'_> {
     /// [`AskError`]; the journal holds everything that came before.
     pub fn judge(&mut self, calls: &[Request]) -> Result<Verdicts, AskError> {
         let mut verdicts = Verdicts::default();
-        let mut seen = BTreeSet::new();
-        let distinct: Vec<&Request> = calls.iter().filter(|c| seen.insert(&c.id)).collect();
-        for call in &distinct {
-            verdicts.spent.add(self.answers.responses.get(&call.id).and_then(cost::spent).unwrap_or_default());
-        }
+        let distinct = distinct(calls, self.answers, self.batched, &mut verdicts);
         let pending: Vec<Request> = distinct.iter().filter(|c| !self.answers.responses.contains_key(&c.id)).map(|c| (*c).clone()).collect();
         let known = (distinct.len() - pending.len()) as u64;
         (self.onlooker)(Event::Task { task: STAGE, total: distinct.len() as u64, known });
@@ -138,7 +179,7 @@ impl Judging<'_> {
         // So many at once that a budget is overdrawn by little: what is in flight is paid for.
         const PORTION: usize = 64;
         for portion in pending.chunks(if self.budget.is_some() { PORTION } else { pending.len().max(1) }) {
-            if self.budget.is_some_and(|b| (verdicts.spent.dollars(&b.price) + likely(portion, b)) > b.dollars) {
+            if self.budget.is_some_and(|b| (verdicts.dollars(&b.price) + likely(portion, b)) > b.dollars) {
                 verdicts.over_budget = true;
                 break;
             }
@@ -185,7 +226,8 @@ impl Judging<'_> {
     }
 }
 
-fn bound(request: &Request) -> Option<Tokens> {
+/// Tokens of a call, at most.
+pub(super) fn bound(request: &Request) -> Option<Tokens> {
     let RequestKind::Chat(chat) = &request.kind else { return None };
     Some(cost::bound(chat))
 }

@@ -4,6 +4,7 @@ pub mod agreement;
 pub mod ask;
 pub mod grade;
 pub mod judge;
+pub mod judge_batch;
 pub mod measure;
 pub mod merge;
 pub mod overrides;
@@ -11,7 +12,7 @@ pub mod plan;
 pub mod resources;
 pub mod score;
 
-use crate::engine::{Engine, Identity, Request};
+use crate::engine::{Engine, Identity, Request, endpoint::batch::BatchServer};
 use crate::metric::Need;
 use crate::results::{
     ResultsError,
@@ -74,6 +75,8 @@ pub struct Finished {
 pub struct Judge<'j> {
     /// Who is asked.
     pub engine: &'j mut dyn Engine,
+    /// The same judge's batches, where it is asked in them.
+    pub batches: Option<&'j BatchServer>,
     /// Limit on money.
     pub budget: Option<judge::Budget>,
 }
@@ -187,8 +190,17 @@ pub fn ask_judge(
     let (mut journal, recovered) = writer.judgements(&judge.engine.identity().model).map_err(AskError::Recorded)?;
     let mut known = Answers::of(recovered.outcomes);
     let calls = judge_calls(tasks, asked, answers);
-    let (journal, budget) = (&mut journal, judge.budget.as_ref());
-    judge::Judging { engine: judge.engine, journal, answers: &mut known, budget, cancel, onlooker }.judge(&calls)
+    let (journal, answers, budget) = (&mut journal, &mut known, judge.budget.as_ref());
+    let name = judge.engine.identity().model.clone();
+    if let Some(server) = judge.batches {
+        if let Some(error) = calls.iter().find_map(|call| judge.engine.refusal(call)) {
+            return Err(AskError::Engine { task: judge::STAGE.to_owned(), error });
+        }
+        return judge_batch::Batching { server, judge: &name, writer, journal, answers, budget, cancel, onlooker }.judge(&calls);
+    }
+    let recorded = writer.dir().batches(&name).map_err(AskError::Recorded)?;
+    let batched = &recorded.answered();
+    judge::Judging { engine: judge.engine, journal, answers, batched, budget, cancel, onlooker }.judge(&calls)
 }
 
 /// Everything a judge is to be asked about the recorded answers of these tasks.

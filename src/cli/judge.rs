@@ -241,12 +241,7 @@ pub(super) fn run(args: &JudgeArgs) -> Verdict {
     let answers = Answers::of(dir.responses().map_err(usage)?.outcomes);
     let calls = judge_calls(&tasks, &asked, &answers);
     let tokens = at_most(&calls);
-    note(&format!(
-        "{}; at most about {} prompt and {} answer tokens",
-        outlook(calls.len() as u64, &chosen),
-        tokens.input,
-        tokens.output
-    ));
+    note(&format!("{}; at most about {} prompt and {} answer tokens", outlook(calls.len() as u64, &chosen), tokens.input, tokens.output));
     let writer = dir.clone().into_writer().map_err(usage)?;
     let cancel = interrupt::install()?;
     let progress = Progress::new(if args.quiet { Show::Nothing } else { Show::on_stderr() });

@@ -82,7 +82,11 @@ impl Progress {
                 self.update(task);
             }
             (Event::Batch { id, status, through, total }, Some(task)) => {
-                self.wait(task, &format!("batch {id}: {status}, {through}/{total}, {}", clock(task.started.elapsed().as_secs_f64())), status);
+                self.wait(
+                    task,
+                    &format!("batch {id}: {status}, {through}/{total}, {}", clock(task.started.elapsed().as_secs_f64())),
+                    status,
+                );
             }
             (Event::Done, Some(task)) => {
                 task.bar.finish_and_clear();
@@ -102,7 +106,14 @@ impl Progress {
         bar.set_prefix(name.to_owned());
         bar.set_position(known);
         let now = Instant::now();
-        Task { name: name.to_owned(), count: Count { total, known, ..Count::default() }, started: now, told: now, waits_for: String::new(), bar }
+        Task {
+            name: name.to_owned(),
+            count: Count { total, known, ..Count::default() },
+            started: now,
+            told: now,
+            waits_for: String::new(),
+            bar,
+        }
     }
 
     fn update(&self, task: &mut Task) {

@@ -106,11 +106,8 @@ mod tests {
     #[test]
     fn what_a_batch_answered_is_known_when_it_has_ended() {
         let open = Batch::new("run", "http://h/v1", 1, ids(&["c"]));
-        let ended = Batch {
-            ended: Some("completed".into()),
-            unanswered: ids(&["b"]),
-            ..Batch::new("run", "http://h/v1", 1, ids(&["a", "b"]))
-        };
+        let ended =
+            Batch { ended: Some("completed".into()), unanswered: ids(&["b"]), ..Batch::new("run", "http://h/v1", 1, ids(&["a", "b"])) };
         let all = Batches { batches: vec![ended, open], ..Batches::default() };
         assert_eq!(all.answered().into_iter().cloned().collect::<Vec<_>>(), ids(&["a"]));
         assert_eq!(all.open().count(), 1);

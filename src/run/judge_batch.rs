@@ -255,7 +255,9 @@ impl Batching<'_> {
                 Stage::Rejected(why) => {
                     self.end(work, at, &state.status, None)?;
                     let message = format!("{}: batch {id} was not begun ({}): {why}", self.server.address(), state.status);
-                    return Err(EngineError::with_hint(message, "nothing of it is paid for; without --judge-batch it is asked directly").into());
+                    return Err(
+                        EngineError::with_hint(message, "nothing of it is paid for; without --judge-batch it is asked directly").into()
+                    );
                 }
                 Stage::Completed | Stage::CutShort => self.collect(work, at, &state)?,
             }
@@ -296,7 +298,9 @@ impl Batching<'_> {
         }
         if state.stage == Stage::CutShort {
             let (id, status, n, of) = (&state.id, &state.status, answered.len(), asked.len());
-            work.verdicts.notes.push(format!("batch {id} ended early ({status}): {n} of {of} calls are answered, the next judging asks the rest"));
+            work.verdicts
+                .notes
+                .push(format!("batch {id} ended early ({status}): {n} of {of} calls are answered, the next judging asks the rest"));
         }
         work.verdicts.notes.extend(oddities);
         // The journal must be safe before the batch counts as through.

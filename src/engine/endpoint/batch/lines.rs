@@ -96,7 +96,10 @@ fn said(server: &Server, batch: &Batch, line: RawLine) -> Result<Turn, Fault> {
             return Ok(silent(Finish::ContentFilter));
         }
         let words = [code, message].into_iter().flatten().collect::<Vec<_>>().join(": ");
-        return Err(passing(server, &format!("batch {}: {}", batch.id, if words.is_empty() { "neither answer nor error" } else { &words })));
+        return Err(passing(
+            server,
+            &format!("batch {}: {}", batch.id, if words.is_empty() { "neither answer nor error" } else { &words }),
+        ));
     };
     let body = response.body.map_or(Vec::new(), |body| body.to_string().into_bytes());
     let status = response.status_code.and_then(|code| StatusCode::from_u16(code).ok()).unwrap_or(StatusCode::OK);
@@ -185,5 +188,50 @@ impl Gathered {
             format!("batch {} answered none of its {failures} requests; the last: {last}", batch.id),
             "look at the server's log, then try again",
         ));
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::super::super::chat_server::Service;
+    use super::*;
+    use crate::engine::{Chat, Sampling, Template};
+
+    #[test]
+    fn files_hold_no_more_than_they_may() {
+        let limits = Limits { requests: 3, bytes: 10 };
+        for (lengths, expected) in [
+            (&[][..], &[][..]),
+            (&[1, 1, 1], &[0..3]),
+            (&[1, 1, 1, 1], &[0..3, 3..4]),
+            (&[4, 6, 1], &[0..2, 2..3]),
+            (&[4, 7, 3], &[0..1, 1..3]),
+            // What is too long alone is the server's to refuse.
+            (&[99, 1, 1], &[0..1, 1..3]),
+        ] {
+            assert_eq!(ranges(lengths.iter().copied(), limits), expected, "{lengths:?}");
+        }
+        assert_eq!((LIMITS.requests, LIMITS.bytes), (50_000, 200_000_000));
+    }
+
+    #[test]
+    fn a_line_is_a_single_call_with_a_name() {
+        let chat = Chat {
+            prompt: "評価\nせよ".into(),
+            follow_ups: vec![],
+            sample: 0,
+            max_new_tokens: 9,
+            template: Template::Messages { system: "S".into() },
+            sampling: Sampling::GREEDY,
+        };
+        let request = Request::new(RequestKind::Chat(chat));
+        let options = ChatOptions::new(Service::OpenAi { base_url: "http://h/team/v1".into() }, "m");
+        let expected = format!(
+            "{{\"custom_id\":\"{}\",\"method\":\"POST\",\"url\":\"/v1/chat/completions\",\"body\":{{\"model\":\"m\",\"messages\":[\
+             {{\"role\":\"system\",\"content\":\"S\"}},{{\"role\":\"user\",\"content\":\"評価\\nせよ\"}}],\"n\":1,\"temperature\":0,\
+             \"max_tokens\":9}}}}\n",
+            request.id
+        );
+        assert_eq!(line(&options, &request), expected);
     }
 }

@@ -317,7 +317,8 @@ impl BatchServer {
     fn no_batches(&self, trouble: Trouble) -> BatchError {
         match trouble {
             Trouble::Fault { fault, unsure: false } if matches!(fault.class, Class::Missing | Class::Refused) => {
-                let what = if fault.class == Class::Missing { "the server has no batch API" } else { "the server does not take this batch" };
+                let what =
+                    if fault.class == Class::Missing { "the server has no batch API" } else { "the server does not take this batch" };
                 BatchError::Refused(EngineError::with_hint(format!("{}: {what}", fault.message), DIRECTLY))
             }
             other => told(other),

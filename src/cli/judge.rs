@@ -31,10 +31,9 @@ use crate::{
         Judge,
         agreement::{Agreement, agreement},
         ask::Event,
-        ask_judge,
-        judge::{Budget, Verdicts, at_most},
-        judge_calls, rescore_with,
+        ask_judge, judge_calls, rescore_with,
         resources::Tools,
+        verdicts::{Budget, Verdicts, at_most},
     },
     task::{Task, judged::JudgeRule, load},
 };

@@ -14,6 +14,9 @@ use std::{
 /// Time between plain lines: seldom enough for a log, often enough to see that something moves.
 pub(super) const INTERVAL: Duration = Duration::from_secs(10);
 
+/// The same while a batch waits at its server, perhaps for a day.
+const WAITING_INTERVAL: Duration = Duration::from_secs(300);
+
 /// How progress is shown.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Show {
@@ -137,7 +140,7 @@ impl Progress {
     fn wait(&self, task: &mut Task, text: &str, status: &str) {
         match self.show {
             Show::Bar => task.bar.set_message(text.to_owned()),
-            Show::Lines if task.waits_for != status || task.told.elapsed() >= INTERVAL => {
+            Show::Lines if task.waits_for != status || task.told.elapsed() >= WAITING_INTERVAL => {
                 (task.told, task.waits_for) = (Instant::now(), status.to_owned());
                 output::complain(&format!("{}: {text}", task.name));
             }

@@ -1,8 +1,9 @@
 //! The run directory: every format this program writes, and reads again.
 //!
 //! One directory a run: `run.json` (`spec`), `requests.jsonl` (`requests`), `responses.jsonl` (`journal`), `samples.jsonl` (`samples`),
-//! `scores.json` (`scores`), `report.md`. All are UTF-8 JSON (one object a line in `.jsonl`), each carries the number of its format, and
-//! pandas, polars or jq read them without us. Published rows stand in `reference`.
+//! `scores.json` (`scores`), `report.md`; of a judge `judgements-<judge>.jsonl`, a journal too, and `batches-<judge>.json` (`batches`). All
+//! are UTF-8 JSON (one object a line in `.jsonl`), each carries the number of its format, and pandas, polars or jq read them without us.
+//! Published rows stand in `reference`.
 //!
 //! Not here: statistics, printing, and the decision which exit code an error has.
 

@@ -7,7 +7,8 @@
 //! for single calls. What a batch that was cut short did not answer is a failure, which the next judging asks again.
 
 use super::ask::{AskError, Event};
-use super::judge::{Budget, STAGE, Verdicts, bound, distinct};
+use super::judge::STAGE;
+use super::verdicts::{Budget, Verdicts, bound, distinct};
 use crate::engine::endpoint::batch::{self, BatchError, BatchServer, Gathered, LIMITS, Stage};
 use crate::engine::{EngineError, Outcome, Request, RequestFailure, RequestId};
 use crate::judge::cost;

@@ -11,6 +11,7 @@ pub mod overrides;
 pub mod plan;
 pub mod resources;
 pub mod score;
+pub mod verdicts;
 
 use crate::engine::{Engine, Identity, Request, endpoint::batch::BatchServer};
 use crate::metric::Need;
@@ -68,7 +69,7 @@ pub struct Finished {
     /// A last line of the journal that a kill had cut short.
     pub torn: Option<String>,
     /// What judging came to, where a judge was asked.
-    pub verdicts: Option<judge::Verdicts>,
+    pub verdicts: Option<verdicts::Verdicts>,
 }
 
 /// Who judges, and for how much at most.
@@ -78,7 +79,7 @@ pub struct Judge<'j> {
     /// The same judge's batches, where it is asked in them.
     pub batches: Option<&'j BatchServer>,
     /// Limit on money.
-    pub budget: Option<judge::Budget>,
+    pub budget: Option<verdicts::Budget>,
 }
 
 /// What follows the asking.
@@ -186,7 +187,7 @@ pub fn ask_judge(
     writer: &RunWriter,
     cancel: &AtomicBool,
     onlooker: &dyn Fn(Event<'_>),
-) -> Result<judge::Verdicts, AskError> {
+) -> Result<verdicts::Verdicts, AskError> {
     let (mut journal, recovered) = writer.judgements(&judge.engine.identity().model).map_err(AskError::Recorded)?;
     let mut known = Answers::of(recovered.outcomes);
     let calls = judge_calls(tasks, asked, answers);

@@ -114,7 +114,9 @@ fn every_fault_of_a_line_is_handled_as_a_single_call_s() {
     let journal = read(&desk, "judgements-judge-x.jsonl");
     assert!(journal.lines().any(|l| l.contains(&asked[0][2]) && l.contains("too long") && l.contains("\"attempts\":1")), "{journal}");
     assert_eq!(journal.matches("content_filter").count(), 1);
-    for part in ["1 lines of requests that it was not given", "1 lines of requests that it had answered before"] {
+    for part in
+        ["lines of requests that it was not given: 1", "further lines of requests that it had answered, of which the first counts: 1"]
+    {
         assert!(said.err.contains(part), "{part:?} is not in {}", said.err);
     }
     // The doubled answer's first line counts, as in a run where nothing went wrong.
@@ -253,8 +255,7 @@ fn where_no_batch_can_be_asked_the_flag_is_refused() {
 }
 
 /// Starts the judging, and waits until `ready`.
-fn started(desk: &Desk, judge: &BatchJudge, ready: impl Fn(&BatchJudge) -> bool) -> Child {
-    let line = line(judge, "");
+fn started(desk: &Desk, judge: &BatchJudge, line: &str, ready: impl Fn(&BatchJudge) -> bool) -> Child {
     let mut child = desk.command().args(line.split(' ')).stdout(Stdio::null()).stderr(Stdio::piped()).spawn().unwrap();
     while !ready(judge) {
         assert!(child.try_wait().unwrap().is_none(), "it ended before its time");
@@ -266,19 +267,20 @@ fn started(desk: &Desk, judge: &BatchJudge, ready: impl Fn(&BatchJudge) -> bool)
 #[test]
 fn killed_at_any_moment_nothing_is_uploaded_or_made_twice() {
     type Case = (&'static str, fn(&str, usize) -> Trouble, usize, usize);
-    let cases: [Case; 5] = [
+    let cases: [Case; 6] = [
         // Route at which it is killed; what the server does there; uploads and batches that it was asked for in the end.
         ("GET /v1/batches/*", |_, _| Trouble::None, 1, 1),
+        ("GET /v1/files/*/content", |route, nth| hang(route, nth, "GET /v1/files/*/content", Trouble::Instead), 1, 1),
         ("POST /v1/files", |route, nth| hang(route, nth, "POST /v1/files", Trouble::Instead), 2, 1),
         ("POST /v1/files", |route, nth| hang(route, nth, "POST /v1/files", Trouble::Afterwards), 1, 1),
         ("POST /v1/batches", |route, nth| hang(route, nth, "POST /v1/batches", Trouble::Instead), 1, 2),
         ("POST /v1/batches", |route, nth| hang(route, nth, "POST /v1/batches", Trouble::Afterwards), 1, 1),
     ];
     for (at, trouble, uploads, creations) in cases {
-        let waits = || Box::new(|_, _| "in_progress");
-        let judge = BatchJudge::start(Script { status: waits(), trouble: Box::new(trouble), ..Script::default() });
+        let status = if at == "GET /v1/batches/*" { "in_progress" } else { "completed" };
+        let judge = BatchJudge::start(Script { status: Box::new(move |_, _| status), trouble: Box::new(trouble), ..Script::default() });
         let desk = answered();
-        let mut child = started(&desk, &judge, |judge| judge.held().calls(at) == 1);
+        let mut child = started(&desk, &judge, &line(&judge, ""), |judge| judge.held().calls(at) == 1);
         child.kill().unwrap();
         child.wait().unwrap();
         judge.behave(Script::default());
@@ -293,6 +295,21 @@ fn killed_at_any_moment_nothing_is_uploaded_or_made_twice() {
     }
 }
 
+#[test]
+fn a_run_killed_while_its_judge_works_is_resumed() {
+    let judge = BatchJudge::start(Script { status: Box::new(|_, _| "in_progress"), ..Script::default() });
+    let desk = Desk::new().env("OPENAI_API_KEY", KEY);
+    let line = format!("{BENCH} --judge-url {} --judge-model judge-x --judge-batch", judge.url);
+    let mut child = started(&desk, &judge, &line, |judge| judge.held().calls("GET /v1/batches/*") == 1);
+    child.kill().unwrap();
+    child.wait().unwrap();
+    judge.behave(Script::default());
+    let said = desk.run(&format!("run --quiet --resume {}", only_run(desk.folder.path()).display()));
+    assert_eq!(said.code, 0, "{}", said.err);
+    assert!(said.out.contains("judge:judge-x"), "{}", said.out);
+    assert_eq!(judge.held().ours(), (1, 1));
+}
+
 /// The first call of that route hangs, before or after the deed.
 fn hang(route: &str, nth: usize, at: &str, when: fn(Act) -> Trouble) -> Trouble {
     if route == at && nth == 0 { when(Act::Hang) } else { Trouble::None }
@@ -302,7 +319,7 @@ fn hang(route: &str, nth: usize, at: &str, when: fn(Act) -> Trouble) -> Trouble 
 fn ctrl_c_leaves_the_batch_and_says_how_to_come_back() {
     let judge = BatchJudge::start(Script { status: Box::new(|_, _| "in_progress"), ..Script::default() });
     let desk = answered();
-    let child = started(&desk, &judge, |judge| judge.held().calls("GET /v1/batches/*") == 2);
+    let child = started(&desk, &judge, &line(&judge, ""), |judge| judge.held().calls("GET /v1/batches/*") == 2);
     kill(Pid::from_raw(child.id().cast_signed()), Signal::SIGINT).unwrap();
     let output = child.wait_with_output().unwrap();
     let err = String::from_utf8(output.stderr).unwrap();
@@ -326,7 +343,7 @@ fn ctrl_c_leaves_the_batch_and_says_how_to_come_back() {
 fn a_batch_that_the_server_no_longer_knows_is_not_silently_paid_for_again() {
     let judge = BatchJudge::start(Script { status: Box::new(|_, _| "in_progress"), ..Script::default() });
     let desk = answered();
-    let mut child = started(&desk, &judge, |judge| judge.held().calls("GET /v1/batches/*") == 1);
+    let mut child = started(&desk, &judge, &line(&judge, ""), |judge| judge.held().calls("GET /v1/batches/*") == 1);
     child.kill().unwrap();
     child.wait().unwrap();
     judge.held().batches.clear();

@@ -250,7 +250,10 @@ fn results(held: &Held, script: &mut Script, at: usize) -> (Vec<String>, Vec<Str
                 errors.push(format!("{}\n", json!({"id": "batch_req", "custom_id": id, "response": null, "error": error})));
             }
             Line::Missing => {}
-            Line::Twice => answers.extend([said, line(id, 200, words(&Value::Null))]),
+            Line::Twice => {
+                let message = json!({"role": "assistant", "content": "Rating: [[10]]"});
+                answers.extend([said, line(id, 200, json!({"choices": [{"index": 0, "message": message}]}))]);
+            }
             Line::Stranger => answers.extend([line(&json!("0123456789abcdef"), 200, words(&Value::Null)), said]),
         }
     }

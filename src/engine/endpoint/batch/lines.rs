@@ -147,10 +147,10 @@ pub(super) fn gathered(server: &Server, batch: &Batch, files: &[Vec<u8>], asked:
     for (count, what) in [
         (unreadable, "lines that are no JSON object of a batch"),
         (unknown, "lines of requests that it was not given"),
-        (doubled, "lines of requests that it had answered before; the first answer counts"),
+        (doubled, "further lines of requests that it had answered, of which the first counts"),
     ] {
         if count > 0 {
-            gathered.oddities.push(format!("batch {} gave {count} {what}", batch.id));
+            gathered.oddities.push(format!("batch {}: {what}: {count}", batch.id));
         }
     }
     for id in asked {

@@ -218,7 +218,11 @@ impl BatchServer {
     /// Waits before the next look, longer from look to look. `false` when the caller wants no more.
     pub fn pause(&self, looks: u32, cancel: &AtomicBool) -> bool {
         let pause = FIRST_PAUSE.saturating_mul(1 << looks.min(10)).min(LONGEST_PAUSE);
-        self.until(cancel, async { Ok::<(), Trouble>(tokio::time::sleep(pause).await) }).is_ok()
+        let sleep = async {
+            tokio::time::sleep(pause).await;
+            Ok(())
+        };
+        self.until(cancel, sleep).is_ok()
     }
 
     /// Runs to the end, or until the caller wants no more.

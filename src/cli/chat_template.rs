@@ -28,7 +28,7 @@ pub(super) fn chosen_judge(args: &RunArgs, choice: &ModelChoice, plan: &Plan) ->
     let flags = JudgeFlags { judge_demo: args.judge.judge_demo || (*choice == ModelChoice::Demo && !named), ..args.judge.clone() };
     let chosen = judge::choose(&flags, rule, args.offline)?;
     let calls = plan.tasks.iter().filter(|t| t.task.file.judge.is_some()).map(|t| expected_calls(&t.asked)).sum();
-    note(&judge::outlook(calls, chosen.price.as_ref()));
+    note(&judge::outlook(calls, &chosen));
     let chat = chat_template(args, choice)?;
     note(&format!("conversations are written in the template {}{}", chat.name, chat.caution));
     Ok(Some(chosen))

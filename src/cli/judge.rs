@@ -17,6 +17,7 @@ use crate::{
         Engine,
         endpoint::{
             Secret,
+            batch::BatchServer,
             chat_server::{ChatOptions, ChatServer, Service},
         },
     },
@@ -25,15 +26,14 @@ use crate::{
         demo::DemoJudge,
     },
     report::{table::Table, terminal},
-    results::{journal::Answers, reference, run_dir::RunDir},
+    results::{command_line::redact, journal::Answers, reference, run_dir::RunDir},
     run::{
         Judge,
         agreement::{Agreement, agreement},
         ask::Event,
-        ask_judge,
-        judge::{Budget, Verdicts, at_most},
-        judge_calls, rescore_with,
+        ask_judge, judge_calls, rescore_with,
         resources::Tools,
+        verdicts::{Budget, Verdicts, at_most},
     },
     task::{Task, judged::JudgeRule, load},
 };
@@ -56,6 +56,9 @@ pub struct JudgeFlags {
     /// Judge by a rule that reads nothing, to see a table; the numbers mean nothing
     #[arg(long, conflicts_with_all = ["judge_model", "judge_url"], help_heading = "Judge")]
     pub judge_demo: bool,
+    /// Ask the judge in batches (OpenAI's batch API, answers within 24 hours); the same command again picks up what is at the server
+    #[arg(long, help_heading = "Judge")]
+    pub judge_batch: bool,
     /// Calls to the judge in flight
     #[arg(long, value_name = "N", help_heading = "Judge")]
     pub judge_connections: Option<NonZeroUsize>,
@@ -68,7 +71,8 @@ pub struct JudgeFlags {
     /// Stop before judging has cost more US dollars than this; needs --prices
     #[arg(long, value_name = "USD", value_parser = dollars, requires = "prices", help_heading = "Judge")]
     pub max_cost: Option<f64>,
-    /// TOML file of prices: a table a model, with input and output (US dollars for a million tokens), source, date
+    /// TOML file of prices: a table a model, with input and output (US dollars for a million tokens), source, date; batch_input and
+    /// batch_output where batches have a price of their own
     #[arg(long, value_name = "FILE", help_heading = "Judge")]
     pub prices: Option<PathBuf>,
 }
@@ -96,13 +100,14 @@ pub struct JudgeArgs {
 /// A judge that may be asked, and for how much.
 pub(super) struct Chosen {
     pub(super) engine: Box<dyn Engine>,
+    pub(super) batches: Option<BatchServer>,
     pub(super) price: Option<Price>,
     pub(super) budget: Option<Budget>,
 }
 
 impl Chosen {
     pub(super) fn judge(&mut self) -> Judge<'_> {
-        Judge { engine: self.engine.as_mut(), budget: self.budget.clone() }
+        Judge { engine: self.engine.as_mut(), batches: self.batches.as_ref(), budget: self.budget.clone() }
     }
 }
 
@@ -112,10 +117,14 @@ const OPENAI: &str = "https://api.openai.com/v1";
 /// The judge that flags and variables name. Nothing is sent.
 ///
 /// # Errors
-/// A missing key for a hosted service, a bad URL or price file (exit 2).
+/// A missing key for a hosted service, a bad URL or price file, batches where there are none (exit 2).
 pub(super) fn choose(flags: &JudgeFlags, rule: &JudgeRule, offline: bool) -> Result<Chosen, Failure> {
     if flags.judge_demo {
-        return Ok(Chosen { engine: Box::new(DemoJudge::default()), price: None, budget: None });
+        if flags.judge_batch {
+            return Err(Failure::new(Exit::Usage, "--judge-batch: the demo judge is a rule of this program, which no server is asked for")
+                .hint("name a judge with --judge-url and --judge-model, or leave --judge-batch out"));
+        }
+        return Ok(Chosen { engine: Box::new(DemoJudge::default()), batches: None, price: None, budget: None });
     }
     let model = flags.judge_model.clone().unwrap_or_else(|| rule.model.clone());
     let (service, api_key) = service(flags, rule, &model, offline)?;
@@ -127,7 +136,9 @@ pub(super) fn choose(flags: &JudgeFlags, rule: &JudgeRule, offline: bool) -> Res
     let price = price(flags, &model)?;
     let budget = flags.max_cost.zip(price.clone()).map(|(dollars, price)| Budget { dollars, price });
     let usage = |e: crate::engine::EngineError| Failure { exit: Exit::Usage, message: format!("judge: {}", e.message), hint: e.hint };
-    Ok(Chosen { engine: Box::new(ChatServer::new(options).map_err(usage)?), price, budget })
+    let batches = flags.judge_batch.then(|| BatchServer::new(options.clone()));
+    let batches = batches.transpose().map_err(|e| Failure { message: format!("--judge-batch: {}", e.message), ..usage(e) })?;
+    Ok(Chosen { engine: Box::new(ChatServer::new(options).map_err(usage)?), batches, price, budget })
 }
 
 /// The first of several variables that is set.
@@ -176,11 +187,18 @@ fn price(flags: &JudgeFlags, model: &str) -> Result<Option<Price>, Failure> {
     }
 }
 
-/// What judging will take, in a sentence: `calls` calls, of which these are known.
-pub(super) fn outlook(calls: u64, price: Option<&Price>) -> String {
-    let cost = match price {
+/// What judging will take, in a sentence.
+pub(super) fn outlook(calls: u64, chosen: &Chosen) -> String {
+    let full = chosen.price.as_ref();
+    let of_batches = full.filter(|_| chosen.batches.is_some()).map(Price::of_batches);
+    let which = match &of_batches {
+        Some(Some(_)) => ", the price of batches",
+        Some(None) => ", the full price as an upper bound: the price file has none of batches",
+        None => "",
+    };
+    let cost = match of_batches.as_ref().and_then(Option::as_ref).or(full) {
         Some(p) => format!(
-            "; at {} USD in and {} USD out for a million tokens ({}, {}) a call of 2,000 and 500 tokens costs {:.4} USD",
+            "; at {} USD in and {} USD out for a million tokens ({}, {}{which}) a call of 2,000 and 500 tokens costs {:.4} USD",
             p.input,
             p.output,
             p.source,
@@ -189,12 +207,14 @@ pub(super) fn outlook(calls: u64, price: Option<&Price>) -> String {
         ),
         None => "; no price is known (--prices FILE)".to_owned(),
     };
-    format!("judge: {calls} calls{cost}")
+    let how = if chosen.batches.is_some() { " in batches" } else { "" };
+    format!("judge: {calls} calls{how}{cost}")
 }
 
-/// What judging took.
+/// What judging took, and what is to be known of its batches.
 pub(super) fn told(verdicts: &Verdicts, price: Option<&Price>) -> String {
-    let cost = price.map_or(String::new(), |p| format!(", {:.4} USD", verdicts.spent.dollars(p)));
+    let cost = price.map_or(String::new(), |p| format!(", {:.4} USD", verdicts.dollars(p)));
+    verdicts.notes.iter().for_each(|text| note(text));
     format!(
         "judge: {} calls now; {} prompt and {} answer tokens counted in all{cost}",
         verdicts.answered, verdicts.spent.input, verdicts.spent.output
@@ -220,21 +240,17 @@ pub(super) fn run(args: &JudgeArgs) -> Verdict {
     let answers = Answers::of(dir.responses().map_err(usage)?.outcomes);
     let calls = judge_calls(&tasks, &asked, &answers);
     let tokens = at_most(&calls);
-    note(&format!(
-        "{}; at most about {} prompt and {} answer tokens",
-        outlook(calls.len() as u64, chosen.price.as_ref()),
-        tokens.input,
-        tokens.output
-    ));
+    note(&format!("{}; at most about {} prompt and {} answer tokens", outlook(calls.len() as u64, &chosen), tokens.input, tokens.output));
     let writer = dir.clone().into_writer().map_err(usage)?;
     let cancel = interrupt::install()?;
     let progress = Progress::new(if args.quiet { Show::Nothing } else { Show::on_stderr() });
     let onlooker = |event: Event<'_>| progress.see(event);
-    let again = format!("swallow-eval judge {}", dir.path().display());
+    let again = again(&dir, &args.flags);
+    warn_of_open(&dir, &chosen)?;
     let verdicts = ask_judge(chosen.judge(), &tasks, &asked, &answers, &writer, cancel, &onlooker).map_err(|e| stopped(e, &again))?;
     note(&told(&verdicts, chosen.price.as_ref()));
     if verdicts.cancelled {
-        complain(&format!("interrupted; every judgement so far is kept\ngo on with: {again}"));
+        complain(&format!("interrupted; every judgement so far is kept{}\ngo on with: {again}", at_the_server(&verdicts)));
         return Ok(Exit::Interrupted);
     }
     let second = chosen.engine.identity().clone();
@@ -253,6 +269,40 @@ pub(super) fn run(args: &JudgeArgs) -> Verdict {
     }
     print(&terminal::render(&table, look_of_stdout()))?;
     Ok(if verdicts.over_budget || finished.failed > 0 { incomplete(&verdicts, finished.failed) } else { Exit::Ok })
+}
+
+/// The command that goes on with a judging.
+fn again(dir: &RunDir, flags: &JudgeFlags) -> String {
+    let mut line = format!("swallow-eval judge {}", dir.path().display());
+    for (flag, value) in [("--judge-model", &flags.judge_model), ("--judge-url", &flags.judge_url)] {
+        line += &value.as_ref().map_or(String::new(), |value| format!(" {flag} {}", redact(value)));
+    }
+    line + if flags.judge_batch { " --judge-batch" } else { "" }
+}
+
+/// Batches that go on at their server while nobody waits.
+pub(super) fn at_the_server(verdicts: &Verdicts) -> String {
+    match verdicts.waiting.as_slice() {
+        [] => String::new(),
+        [one] => format!("; the batch {one} goes on at its server, and its answers are collected when you come back"),
+        more => format!("; the batches {} go on at their server, and their answers are collected when you come back", more.join(", ")),
+    }
+}
+
+/// Calls asked one by one while a batch holds them are paid for twice.
+///
+/// # Errors
+/// When the file of the batches cannot be read (exit 2).
+pub(super) fn warn_of_open(dir: &RunDir, chosen: &Chosen) -> Result<(), Failure> {
+    let batches = dir.batches(&chosen.engine.identity().model).map_err(|e| results_failure(Exit::Usage, &e))?;
+    let open: Vec<&str> = batches.open().filter_map(|b| b.batch.as_deref()).collect();
+    if chosen.batches.is_none() && !open.is_empty() {
+        complain(&format!(
+            "{} may hold answers to these calls, which are now asked, and paid for, once more; --judge-batch collects them",
+            open.join(", ")
+        ));
+    }
+    Ok(())
 }
 
 /// Says why judging is incomplete.

@@ -14,6 +14,9 @@ use std::{
 /// Time between plain lines: seldom enough for a log, often enough to see that something moves.
 pub(super) const INTERVAL: Duration = Duration::from_secs(10);
 
+/// The same while a batch waits at its server, perhaps for a day.
+const WAITING_INTERVAL: Duration = Duration::from_secs(300);
+
 /// How progress is shown.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Show {
@@ -44,6 +47,8 @@ struct Task {
     count: Count,
     started: Instant,
     told: Instant,
+    /// Last status of a batch.
+    waits_for: String,
     bar: ProgressBar,
 }
 
@@ -79,12 +84,19 @@ impl Progress {
                 task.count.failed += 1;
                 self.update(task);
             }
+            (Event::Batch { id, status, through, total }, Some(task)) => {
+                self.wait(
+                    task,
+                    &format!("batch {id}: {status}, {through}/{total}, {}", clock(task.started.elapsed().as_secs_f64())),
+                    status,
+                );
+            }
             (Event::Done, Some(task)) => {
                 task.bar.finish_and_clear();
                 output::complain(&format!("{}: {}", task.name, summary(task.count, task.started.elapsed())));
                 *current = None;
             }
-            (Event::Answered | Event::Failed | Event::Done, None) => {}
+            (Event::Answered | Event::Failed | Event::Batch { .. } | Event::Done, None) => {}
         }
     }
 
@@ -97,7 +109,14 @@ impl Progress {
         bar.set_prefix(name.to_owned());
         bar.set_position(known);
         let now = Instant::now();
-        Task { name: name.to_owned(), count: Count { total, known, ..Count::default() }, started: now, told: now, bar }
+        Task {
+            name: name.to_owned(),
+            count: Count { total, known, ..Count::default() },
+            started: now,
+            told: now,
+            waits_for: String::new(),
+            bar,
+        }
     }
 
     fn update(&self, task: &mut Task) {
@@ -110,6 +129,20 @@ impl Progress {
             Show::Lines if task.told.elapsed() >= INTERVAL && through < task.count.total => {
                 task.told = Instant::now();
                 output::complain(&format!("{}: {}", task.name, state(task.count, task.started.elapsed())));
+            }
+            Show::Nothing | Show::Lines => {}
+        }
+    }
+}
+
+impl Progress {
+    /// A batch is looked at: told when its status is another than before, and now and then.
+    fn wait(&self, task: &mut Task, text: &str, status: &str) {
+        match self.show {
+            Show::Bar => task.bar.set_message(text.to_owned()),
+            Show::Lines if task.waits_for != status || task.told.elapsed() >= WAITING_INTERVAL => {
+                (task.told, task.waits_for) = (Instant::now(), status.to_owned());
+                output::complain(&format!("{}: {text}", task.name));
             }
             Show::Nothing | Show::Lines => {}
         }

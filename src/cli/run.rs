@@ -152,6 +152,9 @@ fn run_in(
     let plan = fitted.as_ref().unwrap_or(&plan);
     let mut spec = spec(args, command_line, choice, plan, engine, writer)?;
     spec.judge = judge.as_ref().map(|j| j.engine.identity().clone());
+    if let Some(judge) = &judge {
+        judge::warn_of_open(writer.dir(), judge)?;
+    }
     let resume = format!("swallow-eval run --resume {}", writer.dir().path().display());
     let progress = Progress::new(if args.quiet { Show::Nothing } else { Show::on_stderr() });
     let onlooker = |event: Event<'_>| progress.see(event);
@@ -173,7 +176,8 @@ fn run_in(
         note(torn);
     }
     if finished.cancelled {
-        complain(&format!("interrupted; everything answered so far is kept\nresume with: {resume}"));
+        let left = finished.verdicts.as_ref().map(judge::at_the_server).unwrap_or_default();
+        complain(&format!("interrupted; everything answered so far is kept{left}\nresume with: {resume}"));
         return Ok(Exit::Interrupted);
     }
     if let Some(verdicts) = &finished.verdicts {

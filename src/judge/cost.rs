@@ -12,10 +12,24 @@ pub struct Price {
     pub input: f64,
     /// US dollars for a million tokens of the answer.
     pub output: f64,
+    /// US dollars for a million tokens of the prompt, in a batch.
+    #[serde(default)]
+    pub batch_input: Option<f64>,
+    /// US dollars for a million tokens of the answer, in a batch.
+    #[serde(default)]
+    pub batch_output: Option<f64>,
     /// Where the price was read.
     pub source: String,
     /// When, `YYYY-MM-DD`.
     pub date: String,
+}
+
+impl Price {
+    /// What the judge takes in a batch, where that is known.
+    pub fn of_batches(&self) -> Option<Price> {
+        let (input, output) = self.batch_input.zip(self.batch_output)?;
+        Some(Price { input, output, ..self.clone() })
+    }
 }
 
 /// Prices by model name: a file `--prices` names.
@@ -32,14 +46,19 @@ pub struct PriceError {
 }
 
 impl Prices {
-    /// Reads TOML: `[model-name]` with `input`, `output` (US dollars for a million tokens), `source` and `date`.
+    /// Reads TOML: `[model-name]` with `input`, `output` (US dollars for a million tokens), `source` and `date`;
+    /// `batch_input` and `batch_output` where the judge's batches have a price of their own.
     ///
     /// # Errors
-    /// [`PriceError`] naming `path`; a negative or infinite price is one.
+    /// [`PriceError`] naming `path`; a negative or infinite price is one, and half a price of batches.
     pub fn parse(text: &str, path: &str) -> Result<Self, PriceError> {
         let wrong = |cause: String| PriceError { path: path.to_owned(), cause };
         let prices: Prices = toml::from_str(text).map_err(|e| wrong(e.to_string().trim_end().to_owned()))?;
-        let bad = prices.0.iter().find(|(_, p)| ![p.input, p.output].into_iter().all(|n| n.is_finite() && n >= 0.0));
+        let numbers = |p: &Price| [Some(p.input), Some(p.output), p.batch_input, p.batch_output].into_iter().flatten();
+        if let Some((model, _)) = prices.0.iter().find(|(_, p)| p.batch_input.is_some() != p.batch_output.is_some()) {
+            return Err(wrong(format!("the price of '{model}' has one of batch_input and batch_output, and not the other")));
+        }
+        let bad = prices.0.iter().find(|(_, p)| !numbers(p).all(|n: f64| n.is_finite() && n >= 0.0));
         match bad {
             Some((model, _)) => Err(wrong(format!("the price of '{model}' is not a number of dollars"))),
             None => Ok(prices),
@@ -107,9 +126,17 @@ mod tests {
         let prices = Prices::parse(text, "p.toml").expect("valid");
         let tokens = Tokens { input: 1_000_000, output: 100_000 };
         assert_eq!(tokens.dollars(&prices.0["judge-x"]), 13.0);
-        for (from, to, expected) in
-            [("input", "inputs", "unknown field"), ("10.0", "-1.0", "not a number of dollars"), ("10.0", "nan", "not a number of dollars")]
-        {
+        assert_eq!(prices.0["judge-x"].of_batches(), None);
+        let halved = text.replace("source", "batch_input = 5\nbatch_output = 15\nsource");
+        let of_batches = Prices::parse(&halved, "p.toml").expect("valid").0["judge-x"].of_batches().expect("given");
+        assert_eq!(tokens.dollars(&of_batches), 6.5);
+        for (from, to, expected) in [
+            ("input", "inputs", "unknown field"),
+            ("10.0", "-1.0", "not a number of dollars"),
+            ("10.0", "nan", "not a number of dollars"),
+            ("source", "batch_input = -5\nbatch_output = 5\nsource", "not a number of dollars"),
+            ("source", "batch_input = 5\nsource", "one of batch_input and batch_output"),
+        ] {
             let error = Prices::parse(&text.replacen(from, to, 1), "p.toml").expect_err(to).to_string();
             assert!(error.contains("p.toml") && error.contains(expected), "{error}");
         }

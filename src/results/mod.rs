@@ -1,13 +1,15 @@
 //! The run directory: every format this program writes, and reads again.
 //!
 //! One directory a run: `run.json` (`spec`), `requests.jsonl` (`requests`), `responses.jsonl` (`journal`), `samples.jsonl` (`samples`),
-//! `scores.json` (`scores`), `report.md`. All are UTF-8 JSON (one object a line in `.jsonl`), each carries the number of its format, and
-//! pandas, polars or jq read them without us. Published rows stand in `reference`.
+//! `scores.json` (`scores`), `report.md`; of a judge `judgements-<judge>.jsonl`, a journal too, and `batches-<judge>.json` (`batches`). All
+//! are UTF-8 JSON (one object a line in `.jsonl`), each carries the number of its format, and pandas, polars or jq read them without us.
+//! Published rows stand in `reference`.
 //!
 //! Not here: statistics, printing, and the decision which exit code an error has.
 
 pub mod atomic;
 pub mod baseline;
+pub mod batches;
 pub mod clock;
 pub mod command_line;
 pub mod export;
@@ -103,6 +105,16 @@ pub enum ResultsError {
         /// Which request.
         id: RequestId,
     },
+    /// A batch is with another server than the one named.
+    #[error("{} holds a batch that is open at {recorded}, and {given} is named now", path.display())]
+    OtherServer {
+        /// File of the batches.
+        path: PathBuf,
+        /// Where the batch is.
+        recorded: String,
+        /// Where it was looked for.
+        given: String,
+    },
     /// No published table of that suite.
     #[error("there is no published table for suite {suite:?}; there is one for: {}", reference::SUITES.join(", "))]
     NoTable {
@@ -136,6 +148,7 @@ impl ResultsError {
             ResultsError::NotScored { .. } => {
                 Some("finish it with `swallow-eval run --resume`, or score what it has with `swallow-eval score`")
             }
+            ResultsError::OtherServer { .. } => Some("name the server that has it, or judge without --judge-batch"),
             ResultsError::NotARun { .. } => Some("name a directory under results/runs/"),
             _ => None,
         }

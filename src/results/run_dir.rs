@@ -5,7 +5,9 @@
 //! renamed): a reader never sees half a file, and a kill leaves the old one.
 
 use super::{
-    ResultsError, atomic, check_format, clock,
+    ResultsError, atomic,
+    batches::{self, Batches},
+    check_format, clock,
     journal::{self, Journal, Recovered},
     jsonl,
     requests::{self, PlannedRequest},
@@ -47,10 +49,19 @@ pub const TOKENIZER: &str = "tokenizer";
 /// Every file of a run, in the order they come to be.
 pub const FILES: [&str; 6] = [RUN, REQUESTS, RESPONSES, SAMPLES, SCORES, REPORT];
 
-/// A judge's journal, in the format of `responses.jsonl`. The name keeps letters, digits, `.`, `_` and `-` of the judge's.
+/// Letters, digits, `.`, `_` and `-` of a judge's name.
+fn plain(judge: &str) -> String {
+    judge.chars().map(|c| if c.is_ascii_alphanumeric() || ".-_".contains(c) { c } else { '_' }).collect()
+}
+
+/// A judge's journal, in the format of `responses.jsonl`.
 fn judgements_file(judge: &str) -> String {
-    let plain: String = judge.chars().map(|c| if c.is_ascii_alphanumeric() || ".-_".contains(c) { c } else { '_' }).collect();
-    format!("judgements-{plain}.jsonl")
+    format!("judgements-{}.jsonl", plain(judge))
+}
+
+/// What was handed to a judge's server as batches.
+fn batches_file(judge: &str) -> String {
+    format!("batches-{}.json", plain(judge))
 }
 
 /// Held while a process writes the run. The lock is the kernel's and dies with the process; the file stays.
@@ -216,6 +227,20 @@ impl RunDir {
         if path.exists() { journal::read(&path) } else { Ok(Recovered::default()) }
     }
 
+    /// Reads what was handed to a judge's server as batches; nothing where none was.
+    ///
+    /// # Errors
+    /// When it cannot be read, is corrupt or of a later format.
+    pub fn batches(&self, judge: &str) -> Result<Batches, ResultsError> {
+        let path = self.batches_path(judge);
+        if path.exists() { read_json(&path, batches::FORMAT) } else { Ok(Batches::default()) }
+    }
+
+    /// Where that is written down.
+    pub fn batches_path(&self, judge: &str) -> PathBuf {
+        self.path.join(batches_file(judge))
+    }
+
     /// Reads `responses.jsonl`.
     ///
     /// # Errors
@@ -242,6 +267,21 @@ impl RunWriter {
     /// See [`Journal::open_append`].
     pub fn judgements(&self, judge: &str) -> Result<(Journal, Recovered), ResultsError> {
         Journal::open_append(&self.dir.path.join(judgements_file(judge)))
+    }
+
+    /// Replaces what was handed to a judge's server as batches; without a batch there is no such file.
+    ///
+    /// # Errors
+    /// When it cannot be written or removed.
+    pub fn write_batches(&self, judge: &str, batches: &Batches) -> Result<(), ResultsError> {
+        if !batches.batches.is_empty() {
+            return self.write_json(&batches_file(judge), batches);
+        }
+        let path = self.dir.batches_path(judge);
+        match fs::remove_file(&path) {
+            Err(e) if e.kind() != io::ErrorKind::NotFound => Err(ResultsError::io("remove", &path)(e)),
+            _ => Ok(()),
+        }
     }
 
     /// Opens the journal, giving back what it holds.

@@ -27,6 +27,17 @@ pub enum Event<'e> {
     Answered,
     /// A request failed for good.
     Failed,
+    /// A batch of requests is at a server.
+    Batch {
+        /// The server's name for it.
+        id: &'e str,
+        /// In the server's words.
+        status: &'e str,
+        /// Requests that are through.
+        through: u64,
+        /// Requests in it.
+        total: u64,
+    },
     /// The task's requests are through.
     Done,
 }

@@ -3,9 +3,10 @@
 
 use super::ask::{AskError, Event};
 use super::score::{Circumstances, sign};
-use crate::engine::{Engine, Finish, Identity, Note, Outcome, Output, Request, RequestId, RequestKind, Sink, Stats, Turn};
+use super::verdicts::{Budget, Verdicts, bound, distinct, likely};
+use crate::engine::{Engine, Finish, Identity, Note, Outcome, Output, Request, RequestId, RequestKind, Sink, Turn};
 use crate::judge::{
-    cost::{self, Price, Tokens},
+    cost,
     prompts::{self, Judged},
     rating::{Rating, rating},
 };
@@ -77,30 +78,6 @@ pub fn expected_calls(asked: &[PlannedRequest]) -> u64 {
     asked.iter().map(turns).sum()
 }
 
-/// A limit on what judging may cost.
-#[derive(Clone, Debug)]
-pub struct Budget {
-    /// US dollars, for this run and judge together with what its journal already shows.
-    pub dollars: f64,
-    /// What the judge takes.
-    pub price: Price,
-}
-
-/// What judging came to.
-#[derive(Clone, Debug, Default, PartialEq)]
-pub struct Verdicts {
-    /// Calls made now.
-    pub answered: u64,
-    /// What they cost in time.
-    pub stats: Stats,
-    /// Tokens of every judgement in the journal.
-    pub spent: Tokens,
-    /// Whether the user stopped it.
-    pub cancelled: bool,
-    /// Whether the budget stopped it.
-    pub over_budget: bool,
-}
-
 /// One judging: who is asked, where the answers go, what stops it.
 pub struct Judging<'a> {
     /// Who is asked.
@@ -109,6 +86,8 @@ pub struct Judging<'a> {
     pub journal: &'a mut Journal,
     /// What the journal holds; grows with it.
     pub answers: &'a mut Answers,
+    /// Calls in it that batches answered.
+    pub batched: &'a BTreeSet<&'a RequestId>,
     /// Limit on money.
     pub budget: Option<&'a Budget>,
     /// Set from outside (Ctrl-C).
@@ -124,11 +103,7 @@ impl Judging<'_> {
     /// [`AskError`]; the journal holds everything that came before.
     pub fn judge(&mut self, calls: &[Request]) -> Result<Verdicts, AskError> {
         let mut verdicts = Verdicts::default();
-        let mut seen = BTreeSet::new();
-        let distinct: Vec<&Request> = calls.iter().filter(|c| seen.insert(&c.id)).collect();
-        for call in &distinct {
-            verdicts.spent.add(self.answers.responses.get(&call.id).and_then(cost::spent).unwrap_or_default());
-        }
+        let distinct = distinct(calls, self.answers, self.batched, &mut verdicts);
         let pending: Vec<Request> = distinct.iter().filter(|c| !self.answers.responses.contains_key(&c.id)).map(|c| (*c).clone()).collect();
         let known = (distinct.len() - pending.len()) as u64;
         (self.onlooker)(Event::Task { task: STAGE, total: distinct.len() as u64, known });
@@ -138,7 +113,7 @@ impl Judging<'_> {
         // So many at once that a budget is overdrawn by little: what is in flight is paid for.
         const PORTION: usize = 64;
         for portion in pending.chunks(if self.budget.is_some() { PORTION } else { pending.len().max(1) }) {
-            if self.budget.is_some_and(|b| (verdicts.spent.dollars(&b.price) + likely(portion, b)) > b.dollars) {
+            if self.budget.is_some_and(|b| (verdicts.dollars(&b.price) + likely(portion, b)) > b.dollars) {
                 verdicts.over_budget = true;
                 break;
             }
@@ -183,24 +158,6 @@ impl Judging<'_> {
         }
         Ok(())
     }
-}
-
-fn bound(request: &Request) -> Option<Tokens> {
-    let RequestKind::Chat(chat) = &request.kind else { return None };
-    Some(cost::bound(chat))
-}
-
-/// What a portion costs at most.
-fn likely(portion: &[Request], budget: &Budget) -> f64 {
-    portion.iter().filter_map(bound).map(|t| t.dollars(&budget.price)).sum()
-}
-
-/// Tokens of calls, at most.
-pub fn at_most(calls: &[Request]) -> Tokens {
-    calls.iter().filter_map(bound).fold(Tokens::default(), |mut sum, tokens| {
-        sum.add(tokens);
-        sum
-    })
 }
 
 /// One judged turn, and what is to be told of it.

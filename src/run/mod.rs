@@ -4,14 +4,16 @@ pub mod agreement;
 pub mod ask;
 pub mod grade;
 pub mod judge;
+pub mod judge_batch;
 pub mod measure;
 pub mod merge;
 pub mod overrides;
 pub mod plan;
 pub mod resources;
 pub mod score;
+pub mod verdicts;
 
-use crate::engine::{Engine, Identity, Request};
+use crate::engine::{Engine, Identity, Request, endpoint::batch::BatchServer};
 use crate::metric::Need;
 use crate::results::{
     ResultsError,
@@ -67,15 +69,17 @@ pub struct Finished {
     /// A last line of the journal that a kill had cut short.
     pub torn: Option<String>,
     /// What judging came to, where a judge was asked.
-    pub verdicts: Option<judge::Verdicts>,
+    pub verdicts: Option<verdicts::Verdicts>,
 }
 
 /// Who judges, and for how much at most.
 pub struct Judge<'j> {
     /// Who is asked.
     pub engine: &'j mut dyn Engine,
+    /// The same judge's batches, where it is asked in them.
+    pub batches: Option<&'j BatchServer>,
     /// Limit on money.
-    pub budget: Option<judge::Budget>,
+    pub budget: Option<verdicts::Budget>,
 }
 
 /// What follows the asking.
@@ -183,12 +187,21 @@ pub fn ask_judge(
     writer: &RunWriter,
     cancel: &AtomicBool,
     onlooker: &dyn Fn(Event<'_>),
-) -> Result<judge::Verdicts, AskError> {
+) -> Result<verdicts::Verdicts, AskError> {
     let (mut journal, recovered) = writer.judgements(&judge.engine.identity().model).map_err(AskError::Recorded)?;
     let mut known = Answers::of(recovered.outcomes);
     let calls = judge_calls(tasks, asked, answers);
-    let (journal, budget) = (&mut journal, judge.budget.as_ref());
-    judge::Judging { engine: judge.engine, journal, answers: &mut known, budget, cancel, onlooker }.judge(&calls)
+    let (journal, answers, budget) = (&mut journal, &mut known, judge.budget.as_ref());
+    let name = judge.engine.identity().model.clone();
+    if let Some(server) = judge.batches {
+        if let Some(error) = calls.iter().find_map(|call| judge.engine.refusal(call)) {
+            return Err(AskError::Engine { task: judge::STAGE.to_owned(), error });
+        }
+        return judge_batch::Batching { server, judge: &name, writer, journal, answers, budget, cancel, onlooker }.judge(&calls);
+    }
+    let recorded = writer.dir().batches(&name).map_err(AskError::Recorded)?;
+    let batched = &recorded.answered();
+    judge::Judging { engine: judge.engine, journal, answers, batched, budget, cancel, onlooker }.judge(&calls)
 }
 
 /// Everything a judge is to be asked about the recorded answers of these tasks.

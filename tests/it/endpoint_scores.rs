@@ -225,7 +225,8 @@ fn a_prompt_without_bos_is_sent_as_token_ids() {
     let log = Arc::clone(&seen);
     let server = FaultServer::start(move |asked: &Asked| {
         log.lock().unwrap().push(asked.body["prompt"].clone());
-        let mut asked = Asked { path: asked.path.clone(), body: asked.body.clone(), head: String::new() };
+        let mut asked =
+            Asked { method: asked.method.clone(), path: asked.path.clone(), bytes: vec![], body: asked.body.clone(), head: String::new() };
         // This server does as it likes.
         asked.body.as_object_mut().unwrap().remove("add_special_tokens");
         match answer(&inner, Voice::Echo, Lie::No, &asked) {

@@ -30,6 +30,7 @@ mod house;
 mod html;
 mod hub;
 mod jp_harness;
+mod judge_batch;
 mod leaderboard;
 mod llama_server;
 mod models;

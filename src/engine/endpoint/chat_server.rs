@@ -192,7 +192,7 @@ async fn run(line: &Arc<Line>, requests: &[Request], sink: &mut Sink<'_>) -> Res
 }
 
 /// Faults that every other request would meet too.
-fn hopeless(class: Class) -> bool {
+pub(super) fn hopeless(class: Class) -> bool {
     matches!(class, Class::Denied | Class::Missing | Class::Quota)
 }
 
@@ -247,13 +247,13 @@ impl Line {
 }
 
 /// A turn without a text: a refusal, a filter.
-fn silent(finish: Finish) -> Turn {
+pub(super) fn silent(finish: Finish) -> Turn {
     let raw = Generated { text: String::new(), token_ids: None, finish, prompt_tokens: None, new_tokens: None, notes: vec![] };
     Turn { answer: String::new(), raw }
 }
 
 /// What is sent: upstream's fields and no other. Azure's path names the model, so its body does not.
-fn body(options: &ChatOptions, chat: &Chat, users: &[&str], answers: &[&str]) -> Value {
+pub(super) fn body(options: &ChatOptions, chat: &Chat, users: &[&str], answers: &[&str]) -> Value {
     let system = match &chat.template {
         Template::Messages { system } => system.as_str(),
         _ => "",
@@ -294,7 +294,7 @@ struct RawUsage {
 }
 
 /// An answer of status 200. A message without content (a refusal) is an empty text.
-fn read(body: &[u8]) -> Result<Turn, String> {
+pub(super) fn read(body: &[u8]) -> Result<Turn, String> {
     let start = || String::from_utf8_lossy(&body[..body.len().min(1000)]).into_owned();
     let raw: Raw = serde_json::from_slice(body).map_err(|e| format!("{e} in `{}`", start()))?;
     let choice = raw.choices.and_then(|c| c.into_iter().next()).ok_or_else(|| format!("no choices in `{}`", start()))?;

@@ -4,7 +4,7 @@ use super::retry::{self, Again};
 use super::url::BaseUrl;
 use super::{EngineError, Secret};
 use reqwest::header::{AUTHORIZATION, CONTENT_TYPE, HeaderMap, HeaderName, HeaderValue, LOCATION, SERVER};
-use reqwest::{Client, Method, Url, redirect};
+use reqwest::{Client, RequestBuilder, StatusCode, Url, multipart::Form, redirect};
 use serde_json::Value;
 use std::error::Error;
 use std::sync::atomic::{AtomicU64, Ordering};
@@ -12,6 +12,8 @@ use std::time::{Duration, SystemTime};
 
 /// An answer longer than this is not one.
 const MAX_BODY: usize = 64 << 20;
+/// Nor is a longer one a file: 50,000 answers of a batch stay far below it.
+const MAX_FILE: usize = 2 << 30;
 /// A server that does not accept a connection within this is unreachable.
 const CONNECT_LIMIT: Duration = Duration::from_secs(10);
 /// Characters of a server's own words in a message.
@@ -121,27 +123,33 @@ impl Server {
     }
 
     pub(super) async fn get(&self, url: Url, limit: Duration) -> Result<Reply, Fault> {
-        self.call(Method::GET, url, Vec::new(), limit).await
+        self.call(self.client.get(url), limit, MAX_BODY).await
+    }
+
+    /// Gets a file, which may be longer than an answer.
+    pub(super) async fn download(&self, url: Url, limit: Duration) -> Result<Reply, Fault> {
+        self.call(self.client.get(url), limit, MAX_FILE).await
     }
 
     /// Posts a JSON body.
     pub(super) async fn post(&self, url: Url, body: Vec<u8>, limit: Duration) -> Result<Reply, Fault> {
-        self.call(Method::POST, url, body, limit).await
+        self.call(self.client.post(url).header(CONTENT_TYPE, "application/json").body(body), limit, MAX_BODY).await
     }
 
-    async fn call(&self, method: Method, url: Url, body: Vec<u8>, limit: Duration) -> Result<Reply, Fault> {
+    /// Posts a form.
+    pub(super) async fn post_form(&self, url: Url, form: Form, limit: Duration) -> Result<Reply, Fault> {
+        self.call(self.client.post(url).multipart(form), limit, MAX_BODY).await
+    }
+
+    async fn call(&self, request: RequestBuilder, limit: Duration, most: usize) -> Result<Reply, Fault> {
         self.sent.fetch_add(1, Ordering::Relaxed);
-        let mut request = self.client.request(method, url).timeout(limit);
-        if !body.is_empty() {
-            request = request.header(CONTENT_TYPE, "application/json").body(body);
-        }
-        let mut answer = request.send().await.map_err(|e| self.transport(&e, limit))?;
+        let mut answer = request.timeout(limit).send().await.map_err(|e| self.transport(&e, limit))?;
         let (status, headers) = (answer.status(), answer.headers().clone());
         let mut body = Vec::new();
         loop {
             match answer.chunk().await {
-                Ok(Some(part)) if body.len() + part.len() <= MAX_BODY => body.extend_from_slice(&part),
-                Ok(Some(_)) => return Err(self.garbage(&format!("more than {} MiB", MAX_BODY >> 20))),
+                Ok(Some(part)) if body.len() + part.len() <= most => body.extend_from_slice(&part),
+                Ok(Some(_)) => return Err(self.garbage(&format!("more than {} MiB", most >> 20))),
                 Ok(None) => break,
                 // The status is known: an error whose text broke off is still that error.
                 Err(_) if !status.is_success() => break,
@@ -166,7 +174,8 @@ impl Server {
         Fault { class, message: self.say(&what), again: Again::Yes, filtered: false }
     }
 
-    fn status(&self, status: reqwest::StatusCode, headers: &HeaderMap, body: &[u8]) -> Fault {
+    /// The fault that a status other than 2xx is, with the headers and the body that came with it.
+    pub(super) fn status(&self, status: StatusCode, headers: &HeaderMap, body: &[u8]) -> Fault {
         let error = ErrorBody::read(body);
         let quota = status == 429 && error.code.as_deref() == Some("insufficient_quota");
         let class = match status.as_u16() {
@@ -190,7 +199,7 @@ impl Server {
     }
 
     /// `what`, on one line, shortened, without secrets, with the server's name before it.
-    fn say(&self, what: &str) -> String {
+    pub(super) fn say(&self, what: &str) -> String {
         let clean = self.secrets.iter().fold(what.to_owned(), |text, secret| text.replace(secret, "***"));
         format!("{}: {}", self.base, quote(&clean))
     }
@@ -280,7 +289,7 @@ mod tests {
         let base = BaseUrl::parse("http://me:hunter2@127.0.0.1:9/v1").unwrap();
         let server = Server::new(base, Some(&Secret::new("sk-very-secret"))).unwrap();
         let fault = server.status(
-            reqwest::StatusCode::UNAUTHORIZED,
+            StatusCode::UNAUTHORIZED,
             &HeaderMap::new(),
             br#"{"error":{"message":"bad key sk-very-secret or password hunter2"}}"#,
         );

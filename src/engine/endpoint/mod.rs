@@ -4,9 +4,11 @@
 //! request, by asking. Stop strings are always cut here, with the full list, whatever was sent. Which token ids end a generation is the
 //! server's own choice (usually generation_config.json's list); no route of `/v1/completions` can change that.
 //!
-//! A conversation in one of FastChat's templates is text too (`dialogue`); messages and Azure's paths are in [`chat_server`].
+//! A conversation in one of FastChat's templates is text too (`dialogue`); messages and Azure's paths are in [`chat_server`], and
+//! messages by the thousand, at leisure and at a lower price, in [`batch`].
 
 mod balance;
+pub mod batch;
 mod capabilities;
 pub mod chat_server;
 mod dialogue;

@@ -23,7 +23,7 @@ use std::time::Duration;
 use tokio::task::JoinSet;
 
 /// How often a run that waits for answers looks whether it was cancelled.
-const CANCEL_POLL: Duration = Duration::from_millis(50);
+pub(super) const CANCEL_POLL: Duration = Duration::from_millis(50);
 
 /// Everything an attempt needs, shared by all of them.
 pub(super) struct Asker {

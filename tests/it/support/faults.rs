@@ -26,7 +26,10 @@ pub(crate) enum Act {
 
 /// A request as it arrived.
 pub(crate) struct Asked {
+    pub(crate) method: String,
     pub(crate) path: String,
+    /// The body as it came.
+    pub(crate) bytes: Vec<u8>,
     /// Null where there was none.
     pub(crate) body: Value,
     /// Header lines.
@@ -38,6 +41,13 @@ impl Asked {
     pub(crate) fn prompts(&self, prompt: &str) -> bool {
         self.body.get("prompt").and_then(Value::as_str) == Some(prompt)
     }
+}
+
+/// Which requests the script is asked about.
+#[derive(Clone, Copy, PartialEq)]
+enum Asks {
+    Completions,
+    Everything,
 }
 
 type Script = dyn FnMut(&Asked) -> Act + Send;
@@ -55,8 +65,17 @@ impl FaultServer {
         Self::with_rules(Rules::new("scripted"), script)
     }
 
+    /// Starts a server that does what `script` says to every request.
+    pub(crate) fn scripted(script: impl FnMut(&Asked) -> Act + Send + 'static) -> Self {
+        Self::begin(Rules::new("scripted"), Asks::Everything, script)
+    }
+
     /// The same with other limits.
     pub(crate) fn with_rules(rules: Rules, script: impl FnMut(&Asked) -> Act + Send + 'static) -> Self {
+        Self::begin(rules, Asks::Completions, script)
+    }
+
+    fn begin(rules: Rules, asks: Asks, script: impl FnMut(&Asked) -> Act + Send + 'static) -> Self {
         let listener = TcpListener::bind("127.0.0.1:0").unwrap();
         let base_url = format!("http://{}/v1", listener.local_addr().unwrap());
         let (asked, ended) = (Arc::new(Mutex::new(Vec::new())), Arc::new(AtomicBool::new(false)));
@@ -69,7 +88,7 @@ impl FaultServer {
                 }
                 let (script, asked, rules, ended) = (Arc::clone(&script), Arc::clone(&asked), rules.clone(), Arc::clone(&ended));
                 // An error here is the client's going away.
-                std::thread::spawn(move || drop(connection(stream, &script, &asked, &rules, &ended)));
+                std::thread::spawn(move || drop(connection(stream, &script, asks, &asked, &rules, &ended)));
             }
         });
         server
@@ -102,6 +121,7 @@ impl Drop for FaultServer {
 fn connection(
     mut stream: TcpStream,
     script: &Mutex<Script>,
+    asks: Asks,
     log: &Mutex<Vec<Asked>>,
     rules: &Rules,
     ended: &AtomicBool,
@@ -112,8 +132,8 @@ fn connection(
             return Ok(());
         }
         let route = asked.path.split('?').next().unwrap_or_default();
-        let act =
-            if route.ends_with("/completions") || route.ends_with("/generate") { (script.lock().unwrap())(&asked) } else { Act::Answer };
+        let theirs = asks == Asks::Everything || route.ends_with("/completions") || route.ends_with("/generate");
+        let act = if theirs { (script.lock().unwrap())(&asked) } else { Act::Answer };
         let (path, body) = (asked.path.clone(), asked.body.clone());
         log.lock().unwrap().push(asked);
         match act {
@@ -159,8 +179,9 @@ fn read_request(reader: &mut BufReader<TcpStream>) -> std::io::Result<Option<Ask
     }
     let mut body = vec![0; length];
     reader.read_exact(&mut body)?;
-    let path = first.split(' ').nth(1).unwrap_or_default().to_owned();
-    Ok(Some(Asked { path, body: serde_json::from_slice(&body).unwrap_or_default(), head }))
+    let mut words = first.split(' ').map(str::to_owned);
+    let (method, path) = (words.next().unwrap_or_default(), words.next().unwrap_or_default());
+    Ok(Some(Asked { method, path, body: serde_json::from_slice(&body).unwrap_or_default(), bytes: body, head }))
 }
 
 /// What the well-behaved server would say.

@@ -1,5 +1,6 @@
 //! Real parts for tests: a small engine, an OpenAI-compatible server around any engine, a server that misbehaves as told.
 
+pub(crate) mod batches;
 pub(crate) mod browser;
 pub(crate) mod desk;
 pub(crate) mod faults;

@@ -5,9 +5,10 @@ usage: VENV/bin/python scripts/compare_lm_eval.py PROGRAM MODEL_DIR WORK_DIR [--
 
 SWALLOW_EVAL_DATA names the data at hand. PROGRAM is this program, MODEL_DIR a model in Hugging Face layout; a copy of it with a longer window
 is made in WORK_DIR. lm-eval runs as a program of its own (`--model hf`, CPU, float32, add_bos_token=False) and without a network: its tasks
-here are YAML files over local copies of the records, with the templates, splits, filters and stop strings of v0.4.2 (which 0.4.13 still has but
-for BBH's, and for what it does with an evaluated document among its own shots). Nothing of our prompts goes into them, so equal prompts are a
-result. Compared are prompts, log-likelihoods of every choice, and answers after the filters; `--write` keeps the table as
+here are YAML files over local copies of the records, with the templates, splits, filters and stop strings of v0.4.2. 0.4.13 still has them but
+for three things: it keeps the last line feed of a template, which v0.4.2 loses (so MMLU's description is written with one), it draws BBH's
+examples as shots, and an evaluated document may be among its own shots (XWINO 155 is the first). Nothing of our prompts goes into the tasks, so
+equal prompts are a result. Compared are prompts, log-likelihoods of every choice, and answers after the filters; `--write` adds the table to
 compare_lm_eval.txt beside this file. Fails where a log-likelihood differs by more than 1e-3 or an answer differs.
 """
 
@@ -82,7 +83,7 @@ output_type: multiple_choice
 test_split: test
 fewshot_split: dev
 fewshot_config: {sampler: first_n}
-description: "The following are multiple choice questions (with answers) about WORDS.\n\n"
+description: "The following are multiple choice questions (with answers) about WORDS.\n"
 doc_to_text: "{{question.strip()}}\nA. {{choices[0]}}\nB. {{choices[1]}}\nC. {{choices[2]}}\nD. {{choices[3]}}\nAnswer:"
 doc_to_choice: ["A", "B", "C", "D"]
 doc_to_target: answer
@@ -283,7 +284,7 @@ def main():
     text = "\n".join(lines) + "\n"
     print(text, end="")
     if args.write:
-        (comparison.ROOT / "scripts/compare_lm_eval.txt").write_text(text)
+        comparison.keep("scripts/compare_lm_eval.txt", text)
     sys.exit(0 if good else f"log-likelihoods more than {ALLOWED} apart, or answers that differ")
 
 

@@ -6,7 +6,7 @@ usage: VENV/bin/python scripts/compare_vllm.py PROGRAM MODEL_DIR VENV WORK_DIR [
 SWALLOW_EVAL_DATA names the data at hand, SWALLOW_EVAL_TOOLS (default ../shared/tools) the folder with the scripts that start the server. The
 server gets a copy of the model with a longer window and wider heads that computes the same function (pad_heads.py: its CPU kernels know no
 head_dim 16), and both sides read that copy, in float32. First the suite is started without --skip-missing: it must stop with exit code 4 and
-name every task whose data is absent. `--write` keeps the table as compare_vllm.txt beside this file. Fails where a log-likelihood differs by
+name every task whose data is absent. `--write` adds the table to compare_vllm.txt beside this file. Fails where a log-likelihood differs by
 more than 1e-3, or a text, a verdict or a score differs.
 """
 
@@ -142,7 +142,7 @@ def main():
     text = "\n".join([*lines, "", *comparison.table(columns, rows)]) + "\n"
     print(text, end="")
     if args.write:
-        (comparison.ROOT / "scripts/compare_vllm.txt").write_text(text)
+        comparison.keep("scripts/compare_vllm.txt", text)
     sys.exit(0 if good else "the two sides differ")
 
 

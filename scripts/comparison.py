@@ -78,3 +78,10 @@ def table(columns, rows):
     """A Markdown table in lines."""
     line = lambda cells: "| " + " | ".join(str(cell) for cell in cells) + " |"
     return [line(columns), "|" + "---|" * len(columns), *map(line, rows)]
+
+
+def keep(name, text):
+    """Adds a table to a file of this repository, behind those that are there."""
+    path = ROOT / name
+    before = path.read_text(encoding="utf-8") + "\n" if path.exists() else ""
+    path.write_text(before + text, encoding="utf-8")

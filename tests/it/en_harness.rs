@@ -77,7 +77,11 @@ fn missing_data_is_named_and_may_be_left_out() {
     let stopped = desk.run("run --suite en --offline --quiet --model a --limit 1");
     assert_eq!((stopped.code, stopped.out.as_str()), (4, ""), "{}", stopped.err);
     let missing = ["openbookqa", "triviaqa", "hellaswag", "squadv2"];
-    assert!(stopped.err.contains("openbookqa/OpenBookQA-V1-Sep2018.zip is missing") && stopped.err.contains("--skip-missing"), "{}", stopped.err);
+    assert!(
+        stopped.err.contains("openbookqa/OpenBookQA-V1-Sep2018.zip is missing") && stopped.err.contains("--skip-missing"),
+        "{}",
+        stopped.err
+    );
     let gone = desk.run("run --suite en --offline --quiet --dry-run --model a --limit 1 --skip-missing");
     assert_eq!(gone.code, 0, "{}", gone.err);
     for task in missing {

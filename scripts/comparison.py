@@ -61,13 +61,15 @@ def run(program, output, *flags):
 
 
 def head(command, versions):
-    """The lines above a table: day, commit, machine, what was run with which versions."""
+    """The lines above a table: day, commit, machine, what was run with which versions. SWALLOW_EVAL_COMMIT names the commit that the program
+    was built from, where that is not this tree's."""
     git = lambda *words: subprocess.run(["git", "-C", ROOT, *words], capture_output=True, text=True).stdout.strip()
     processor = next((line.split(":")[1].strip() for line in open("/proc/cpuinfo") if line.startswith("model name")), platform.machine())
     changed = " with changes" if git("status", "--porcelain", "--untracked-files=no", "src") else ""
+    commit = os.environ.get("SWALLOW_EVAL_COMMIT") or git("rev-parse", "--short", "HEAD") + changed
     load = os.getloadavg()[0]
     return [
-        f"{datetime.date.today()}, commit {git('rev-parse', '--short', 'HEAD')}{changed}",
+        f"{datetime.date.today()}, commit {commit}",
         f"machine: {os.cpu_count()} cores of {processor}, load {load:.0f}",
         f"command: {command}",
         f"versions: {versions}",

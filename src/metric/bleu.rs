@@ -184,6 +184,10 @@ impl Metric for Bleu {
         (!scores.is_empty()).then(|| counts.bleu().score / 100.0)
     }
 
+    fn in_full(&self) -> f64 {
+        100.0
+    }
+
     /// By the jackknife: the values of single documents say little about the corpus score.
     fn half_width_95(&self, scores: &[Score]) -> Option<f64> {
         let all: Vec<Counts> = scores.iter().map(Counts::of_score).collect();

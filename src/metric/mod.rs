@@ -125,6 +125,11 @@ pub trait Metric: Sync {
         aggregate::half_width_95(&scores.iter().map(|s| s.value).collect::<Vec<_>>())
     }
 
+    /// What the harness's own number is where ours is 1.
+    fn in_full(&self) -> f64 {
+        1.0
+    }
+
     /// What a reader must know of that interval, where it is not one of the aggregate.
     fn about_interval(&self) -> Option<&'static str> {
         None

@@ -102,6 +102,10 @@ impl Metric for Rouge {
         Score::of(self.overlap(&tokens(gold), &tokens(answer)).f)
     }
 
+    fn in_full(&self) -> f64 {
+        100.0
+    }
+
     fn about_interval(&self) -> Option<&'static str> {
         Some("the score is the median of bootstrap means, ±95 % is that of the mean itself")
     }

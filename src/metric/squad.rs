@@ -103,6 +103,10 @@ impl Metric for Squad {
         self.percent(scores).map(|percent| percent / 100.0)
     }
 
+    fn in_full(&self) -> f64 {
+        100.0
+    }
+
     fn stderr(&self, _: &[Score]) -> Option<f64> {
         // The harness prints none.
         None

@@ -45,6 +45,9 @@ pub struct Sample {
     pub log_likelihoods: Vec<f64>,
     /// What was extracted from the text and scored, or the most probable choice; `null` when a request failed.
     pub answer: Option<String>,
+    /// What the other readings of the text extracted, by name; empty where there is one reading.
+    #[serde(default, skip_serializing_if = "BTreeMap::is_empty")]
+    pub readings: BTreeMap<String, String>,
     /// Every sample of a document that is asked more than once, with its verdict where it was executed.
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     pub programs: Vec<Program>,

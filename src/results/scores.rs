@@ -38,6 +38,9 @@ pub struct TaskScore {
     pub title: String,
     /// Headline metric.
     pub metric: String,
+    /// Upstream's name of how the answer was read, where numbers carry it (lm-eval's filters).
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub filter: Option<String>,
     /// The number, 0 to 1; `null` when there is none.
     pub value: Option<f64>,
     /// Documents scored, failed ones included.

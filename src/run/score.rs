@@ -106,6 +106,7 @@ fn aggregate_task(
         task: task.name.clone(),
         title: task.file.title.clone(),
         metric: task.file.headline.clone(),
+        filter: task.file.filter.clone(),
         value,
         n,
         documents_in_full: Some(around.spec.documents_in_full),

@@ -1,8 +1,9 @@
 //! The English tasks end to end over real data, in-process, and the defects of other harnesses that a whole run must not have (D3, D6 to D9;
 //! D1, D2 and D5 are in `endpoint`, D4 in `endpoint_scores`).
 
-use crate::support::{desk::Desk, folder_of};
+use crate::support::{desk::Desk, folder_of, ids_server};
 use serde_json::Value;
+use std::collections::BTreeMap;
 use std::fs;
 use std::path::{Path, PathBuf};
 
@@ -67,6 +68,85 @@ fn choices_are_scored_shown_and_scored_again_without_the_model() {
     let again = desk.run(&format!("score {}", run.display()));
     assert_eq!(again.code, 0, "{}", again.err);
     assert_eq!((fs::read(run.join("scores.json")).unwrap(), fs::read(run.join("samples.jsonl")).unwrap()), before);
+}
+
+/// What is missing is named, all of it, and stops the run unless it may be left out.
+#[test]
+fn missing_data_is_named_and_may_be_left_out() {
+    let Some(desk) = desk() else { return };
+    let stopped = desk.run("run --suite en --offline --quiet --model a --limit 1");
+    assert_eq!((stopped.code, stopped.out.as_str()), (4, ""), "{}", stopped.err);
+    let missing = ["openbookqa", "triviaqa", "hellaswag", "squadv2"];
+    assert!(
+        stopped.err.contains("openbookqa/OpenBookQA-V1-Sep2018.zip is missing") && stopped.err.contains("--skip-missing"),
+        "{}",
+        stopped.err
+    );
+    let gone = desk.run("run --suite en --offline --quiet --dry-run --model a --limit 1 --skip-missing");
+    assert_eq!(gone.code, 0, "{}", gone.err);
+    for task in missing {
+        assert!(gone.err.contains(&format!("task '{task}' is left out")), "{task}: {}", gone.err);
+    }
+    for task in ["xwinograd_en", "mmlu", "gsm8k", "bbh_cot_fewshot"] {
+        assert!(!gone.err.contains(&format!("task '{task}'")) && gone.out.contains(task), "{task}: {} {}", gone.out, gone.err);
+    }
+}
+
+/// The four tasks with data at hand, in-process and over a server with prompt log-probabilities around the same model: equal requests, equal
+/// texts and scores, log-likelihoods within what another order of additions leaves.
+#[test]
+fn a_server_and_this_process_say_the_same() {
+    let Some(desk) = desk() else { return };
+    let model = desk.folder.path().join("a");
+    // BBH wants 1,024 new tokens behind its examples.
+    let mut config: Value = serde_json::from_str(&fs::read_to_string(model.join("config.json")).unwrap()).unwrap();
+    config["max_position_embeddings"] = 8192.into();
+    fs::write(model.join("config.json"), config.to_string()).unwrap();
+    let samples = r#"{"xwinograd_en":[0,155],"mmlu":[0],"gsm8k":[0],"bbh_cot_fewshot":[250]}"#;
+    let desk = desk.file("samples.json", samples);
+    let line = "run --suite en --tasks xwinograd_en,mmlu,gsm8k,bbh_cot_fewshot --samples samples.json --offline --quiet";
+    let said = desk.run(&format!("{line} --model a --output own"));
+    assert_eq!(said.code, 0, "{}", said.err);
+    let server = ids_server::start(&model, "a");
+    let said = desk.run(&format!("{line} --base-url {} --model a --tokenizer a --output served", server.base_url));
+    assert_eq!(said.code, 0, "{}", said.err);
+
+    let (own, served) = (run_of(&desk, "own"), run_of(&desk, "served"));
+    let (own, served) = (answers(&own), answers(&served));
+    assert_eq!(own.keys().collect::<Vec<_>>(), served.keys().collect::<Vec<_>>(), "equal requests have equal ids");
+    let kinds = own.iter().map(|(id, own)| same(own, &served[id])).collect::<Vec<_>>();
+    assert_eq!(["log_likelihoods", "generated"].map(|kind| kinds.iter().filter(|k| *k == kind).count()), [5, 2]);
+    let scores = |run: &str| {
+        let file = run_of(&desk, run).join("scores.json");
+        let scores: Value = serde_json::from_str(&fs::read_to_string(file).unwrap()).unwrap();
+        let tasks = scores["tasks"].as_array().unwrap().clone();
+        tasks.into_iter().map(|task| [&task["task"], &task["value"], &task["others"]].map(Value::clone)).collect::<Vec<_>>()
+    };
+    assert_eq!(scores("own"), scores("served"));
+}
+
+/// The journal, by request.
+fn answers(run: &Path) -> BTreeMap<String, Value> {
+    let lines = fs::read_to_string(run.join("responses.jsonl")).unwrap();
+    let rows = lines.lines().map(|line| serde_json::from_str::<Value>(line).unwrap());
+    rows.map(|row| (row["id"].as_str().unwrap().to_owned(), row)).collect()
+}
+
+/// Holds two answers against each other and names their kind.
+fn same(own: &Value, served: &Value) -> String {
+    if own["output"] == "generated" {
+        assert_eq!([&own["text"], &own["new_tokens"]], [&served["text"], &served["new_tokens"]], "{own} {served}");
+    } else {
+        let all = |row: &Value| row["continuations"].as_array().unwrap().clone();
+        let (own, served) = (all(own), all(served));
+        assert_eq!(own.len(), served.len());
+        for (own, served) in own.iter().zip(&served) {
+            let apart = own["logprob"].as_f64().unwrap() - served["logprob"].as_f64().unwrap();
+            assert!(apart.abs() < 1e-4, "{own} {served}");
+            assert_eq!([&own["is_greedy"], &own["tokens"]], [&served["is_greedy"], &served["tokens"]]);
+        }
+    }
+    own["output"].as_str().unwrap().to_owned()
 }
 
 /// D3: a cache of answers without the model in its key reports one model's answers as another's.

@@ -140,7 +140,7 @@ fn servers_of_different_kinds_are_not_one_endpoint() {
     assert!(error.message.contains("differ in kind") && error.message.contains(&other.base_url), "{}", error.message);
 }
 
-fn samples(prompt: &str, n: u32) -> Vec<Request> {
+pub(crate) fn samples(prompt: &str, n: u32) -> Vec<Request> {
     let sampling = |i| Sampling { temperature: 0.8, seed: 40 + u64::from(i), ..Sampling::GREEDY };
     (0..n).map(|i| request(Generate { sample: i, sampling: sampling(i), ..generate(prompt, 12) })).collect()
 }

@@ -141,6 +141,7 @@ fn add(
         log_likelihoods: Vec::new(),
         response: Some(response.into()),
         answer: Some(answer.into()),
+        readings: BTreeMap::new(),
         programs: vec![],
         reference: vec![reference.into()],
         scores: BTreeMap::from([("exact_match".to_owned(), score)]),

@@ -106,6 +106,7 @@ fn sample(planned: &PlannedRequest) -> Sample {
         log_likelihoods: Vec::new(),
         response: Some("答え".into()),
         answer: Some("答え".into()),
+        readings: BTreeMap::new(),
         programs: vec![],
         reference: vec!["答え".into()],
         scores: BTreeMap::from([("char_f1".to_owned(), 1.0 / 3.0)]),

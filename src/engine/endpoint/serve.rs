@@ -310,18 +310,32 @@ impl Asker {
         Done::Answered { outcomes, stats, rest }
     }
 
-    /// Whether no server answers a plain request either. What a server read and refused says nothing against the server.
+    /// Whether no server answers a plain request either, asked as often as any other: where requests fail now and then, so may this one. What
+    /// a server read and refused says nothing against the server.
     pub(super) async fn dead(&self, fault: &Fault) -> Option<EngineError> {
         if matches!(fault.class, Class::Refused | Class::Busy) {
             return None;
         }
         let body = probe::plain(&self.options.model, &self.capabilities).to_string().into_bytes();
+        let mut pauses = self.options.backoff.pauses();
         let mut last = None;
-        for server in self.pool.servers() {
-            match post(server, body.clone(), probe::limit(&self.options)).await {
-                Ok(_) => return None,
-                Err(f) if f.class == Class::Busy => return None,
-                Err(f) => last = Some(f),
+        for attempt in 0..=self.options.max_retries {
+            if attempt > 0 {
+                tokio::time::sleep(pauses.next().unwrap_or_default()).await;
+            }
+            let mut hope = false;
+            for server in self.pool.servers() {
+                match post(server, body.clone(), probe::limit(&self.options)).await {
+                    Ok(_) => return None,
+                    Err(f) if f.class == Class::Busy => return None,
+                    Err(f) => {
+                        hope |= f.again != Again::No;
+                        last = Some(f);
+                    }
+                }
+            }
+            if !hope {
+                break;
             }
         }
         last.map(|f| EngineError { message: format!("no server answers any more: {}", f.message), ..probe::engine_error(&f) })

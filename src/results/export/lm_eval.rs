@@ -3,20 +3,44 @@
 //! Keys, their order and the hashes are that program's (its `loggers/evaluation_tracker.py`); what it would know and a run of ours does not is
 //! `null` or `N/A`, and the key `swallow_eval` holds what it has no place for. The document's own fields are not part of a run: `doc` has its id,
 //! group and references.
+//!
+//! A number is in its harness's unit (SQuAD, ROUGE and BLEU in percent) and stands under the filter that read the answer; a document has a
+//! line a filter.
 
 use super::ExportFile;
 use crate::engine::{ContinuationScore, Output, RequestKind};
-use crate::metric::aggregate;
+use crate::metric::{self, aggregate};
 use crate::results::{recorded::Recorded, requests::PlannedRequest, samples::Sample, scores::TaskScore};
 use serde_json::{Map, Value, json};
 use sha2::{Digest, Sha256};
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 
 /// Standard errors in half the width of a 95 % interval.
 const HALF_WIDTH: f64 = 1.959_963_984_540_054;
 
-/// Name of the filter where there is one only.
+/// Name of the filter where a task names none.
 const FILTER: &str = "none";
+
+/// A number's name there, `METRIC` and filter, and what it is multiplied by. Ours is `METRIC`, or `METRIC,READING` for another reading.
+struct Place<'n> {
+    metric: &'n str,
+    filter: &'n str,
+    in_full: f64,
+}
+
+impl<'n> Place<'n> {
+    /// `of_headline` is the filter of numbers that name none.
+    fn of(number: &'n str, of_headline: &'n str) -> Self {
+        let (metric, filter) = number.split_once(',').unwrap_or((number, of_headline));
+        Place { metric, filter, in_full: metric::by_name(metric).map_or(1.0, |metric| metric.in_full()) }
+    }
+}
+
+/// The filter of a task's headline.
+fn headline_filter<'r>(run: &'r Recorded, task: &str) -> &'r str {
+    let scored = run.scores.tasks.iter().find(|scored| scored.task == task);
+    scored.and_then(|scored| scored.filter.as_deref()).unwrap_or(FILTER)
+}
 
 /// All files of a run, below the output folder.
 pub fn files(run: &Recorded) -> Vec<ExportFile> {
@@ -75,15 +99,22 @@ fn samples(run: &Recorded) -> Vec<(&str, Vec<Value>)> {
     let key = |planned: &PlannedRequest| (planned.task.clone(), planned.doc_id.clone());
     let asked: BTreeMap<(String, String), &[PlannedRequest]> =
         run.requests.chunk_by(|a, b| key(a) == key(b)).map(|asked| (key(&asked[0]), asked)).collect();
-    let line = |(number, sample): (usize, &Sample)| {
-        let asked = asked.get(&(sample.task.clone(), sample.doc_id.clone())).copied().unwrap_or_default();
-        sample_line(run, number, sample, asked)
+    let of_filter = |filter: &str, samples: &[Sample]| -> Vec<Value> {
+        let line = |(number, sample): (usize, &Sample)| {
+            let asked = asked.get(&(sample.task.clone(), sample.doc_id.clone())).copied().unwrap_or_default();
+            sample_line(run, number, sample, asked, filter)
+        };
+        samples.iter().enumerate().map(line).collect()
     };
-    let of_task = |samples: &[Sample]| samples.iter().enumerate().map(line).collect();
+    let of_task = |samples: &[Sample]| {
+        let of_headline = headline_filter(run, &samples[0].task);
+        let others: BTreeSet<&str> = samples.iter().flat_map(|sample| sample.readings.keys().map(String::as_str)).collect();
+        [of_headline].into_iter().chain(others).flat_map(|filter| of_filter(filter, samples)).collect()
+    };
     run.samples.chunk_by(|a, b| a.task == b.task).map(|samples| (samples[0].task.as_str(), of_task(samples))).collect()
 }
 
-fn sample_line(run: &Recorded, number: usize, sample: &Sample, asked: &[PlannedRequest]) -> Value {
+fn sample_line(run: &Recorded, number: usize, sample: &Sample, asked: &[PlannedRequest], filter: &str) -> Value {
     let mut doc = Map::from_iter([("id".to_owned(), json!(sample.doc_id))]);
     doc.extend(sample.group.iter().map(|group| ("group".to_owned(), json!(group))));
     doc.insert("references".to_owned(), json!(sample.reference));
@@ -96,11 +127,15 @@ fn sample_line(run: &Recorded, number: usize, sample: &Sample, asked: &[PlannedR
     let arguments: Map<String, Value> =
         numbered.map(|(i, (prompt, with))| (format!("gen_args_{i}"), json!({ "arg_0": prompt, "arg_1": with }))).collect();
     let responses: Vec<Value> = asked.iter().flat_map(|planned| responses(run, planned)).collect();
-    let filtered = match &sample.answer {
+    let filtered = match sample.readings.get(filter).or(sample.answer.as_ref()) {
         Some(answer) => vec![json!(answer)],
         None => responses.iter().filter_map(|response| response.get(0).cloned()).collect(),
     };
-    let metrics: Vec<&String> = sample.scores.keys().collect();
+    let of_headline = headline_filter(run, &sample.task);
+    let numbers = sample.scores.iter().map(|(number, score)| (Place::of(number, of_headline), score));
+    let numbers: Vec<(&str, f64)> =
+        numbers.filter(|(place, _)| place.filter == filter).map(|(place, score)| (place.metric, score * place.in_full)).collect();
+    let metrics: Vec<&str> = numbers.iter().map(|(metric, _)| *metric).collect();
     let mut line = json!({
         "doc_id": number,
         "doc": doc,
@@ -108,14 +143,14 @@ fn sample_line(run: &Recorded, number: usize, sample: &Sample, asked: &[PlannedR
         "arguments": arguments,
         "resps": responses,
         "filtered_resps": filtered,
-        "filter": FILTER,
+        "filter": filter,
         "metrics": metrics,
         "doc_hash": doc_hash,
         "prompt_hash": prompt_hash,
         "target_hash": target_hash,
     });
     if let Value::Object(fields) = &mut line {
-        fields.extend(sample.scores.iter().map(|(metric, score)| (metric.clone(), json!(score))));
+        fields.extend(numbers.iter().map(|(metric, score)| ((*metric).to_owned(), json!(score))));
         fields.extend(sample.failure.iter().map(|why| ("failure".to_owned(), json!(why))));
     }
     line
@@ -172,7 +207,7 @@ fn results(run: &Recorded, model: &str, hashes: Map<String, Value>) -> Value {
         "configs": each(&|task| config(run, task)),
         "versions": versions,
         "n-shot": each(&shots),
-        "higher_is_better": each(&|task| json!(metrics(task).map(|(name, _)| (name.to_owned(), json!(true))).collect::<Map<_, _>>())),
+        "higher_is_better": each(&|task| json!(metric_names(task).into_iter().map(|name| (name.to_owned(), json!(true))).collect::<Map<_, _>>())),
         "n-samples": each(&|task| json!({ "original": task.documents_in_full.unwrap_or(task.n), "effective": task.n })),
     });
     if let Value::Object(rest) = rest {
@@ -190,6 +225,18 @@ fn metrics(task: &TaskScore) -> impl Iterator<Item = (&str, f64)> {
     headline.into_iter().chain(task.others.iter().map(|(name, value)| (name.as_str(), *value)))
 }
 
+/// The metrics of a task, each once whatever readings it has, the headline first.
+fn metric_names(task: &TaskScore) -> Vec<&str> {
+    let mut names = Vec::new();
+    for (number, _) in metrics(task) {
+        let name = Place::of(number, FILTER).metric;
+        if !names.contains(&name) {
+            names.push(name);
+        }
+    }
+    names
+}
+
 /// A row of `results`. A standard error is given where the number is the mean of the documents' scores.
 fn result(run: &Recorded, task: &TaskScore) -> Value {
     let mut row = Map::from_iter([
@@ -202,11 +249,10 @@ fn result(run: &Recorded, task: &TaskScore) -> Value {
         let scores: Vec<f64> = of_task.filter_map(|sample| sample.scores.get(metric).copied()).collect();
         let is_mean = aggregate::exact_mean(scores.iter().copied()).is_some_and(|mean| (mean - value).abs() < 1e-9);
         let error = aggregate::half_width_95(&scores).filter(|_| is_mean).map(|half| half / HALF_WIDTH);
-        // Another reading of the answer is a filter there.
-        let (name, filter) = metric.split_once(',').unwrap_or((metric, FILTER));
+        let Place { metric: name, filter, in_full } = Place::of(metric, task.filter.as_deref().unwrap_or(FILTER));
         let error = task.stderr.filter(|_| metric == task.metric).or(error);
-        row.insert(format!("{name},{filter}"), json!(value));
-        row.insert(format!("{name}_stderr,{filter}"), error.map_or_else(|| json!("N/A"), |error| json!(error)));
+        row.insert(format!("{name},{filter}"), json!(value * in_full));
+        row.insert(format!("{name}_stderr,{filter}"), error.map_or_else(|| json!("N/A"), |error| json!(error * in_full)));
     }
     Value::Object(row)
 }
@@ -219,7 +265,7 @@ fn config(run: &Recorded, task: &TaskScore) -> Value {
         Some(RequestKind::LogLikelihood(_)) => "multiple_choice",
         _ => "generate_until",
     };
-    let list: Vec<Value> = metrics(task).map(|(name, _)| json!({ "metric": name, "higher_is_better": true })).collect();
+    let list: Vec<Value> = metric_names(task).into_iter().map(|name| json!({ "metric": name, "higher_is_better": true })).collect();
     json!({
         "task": task.task,
         "task_alias": task.title,

@@ -65,6 +65,7 @@ fn score_answer(
         prompt_sha256: prompt_sha256(&request.kind),
         response: response.map(|r| r.text.clone()),
         answer: answered.as_ref().and_then(|answered| answered.shown(task, reference)),
+        readings: answered.as_ref().map(|answered| answered.other_readings(task)).unwrap_or_default(),
         reference: right.and_then(|right| reference.get(right)).map_or_else(|| reference.clone(), |right| vec![right.clone()]),
         programs: Vec::new(),
         scores: values(numbers, &scores),
@@ -120,6 +121,12 @@ impl Answered {
             None => choices.get(accuracy::chosen(&self.log_likelihoods)?).cloned(),
         }
     }
+
+    /// What the readings beside the headline's extract.
+    fn other_readings(&self, task: &Task) -> BTreeMap<String, String> {
+        let read = |(name, steps): (Option<&str>, &[Step])| Some((name?.to_owned(), answer::steps::apply(steps, self.text.as_ref()?)));
+        answer::readings(task).into_iter().filter_map(read).collect()
+    }
 }
 
 /// One document whose samples are programs. Without all of its answers it has the score of wrong ones, and is marked.
@@ -154,6 +161,7 @@ fn score_programs(
         prompt_sha256: prompt_sha256(&request.kind),
         response: generated(answers, request).map(|r| r.text.clone()),
         answer: programs.first().filter(|p| p.request == request.id).map(|p| p.code.clone()),
+        readings: BTreeMap::new(),
         programs,
         reference: reference.texts,
         scores: values(numbers, &scores),

@@ -20,6 +20,8 @@ pub(crate) enum Act {
     Bytes(String),
     /// Close without a word.
     Close,
+    /// Reset the connection.
+    Reset,
     /// Say nothing until the client goes away.
     Hang,
 }
@@ -144,6 +146,7 @@ fn connection(
             Act::Say(status, headers, body) => say(&mut stream, status, headers, &body)?,
             Act::Bytes(bytes) => return stream.write_all(bytes.as_bytes()),
             Act::Close => return Ok(()),
+            Act::Reset => return reset(stream),
             Act::Hang => {
                 let _ = reader.read(&mut [0])?;
                 return Ok(());
@@ -151,6 +154,13 @@ fn connection(
         }
     }
     Ok(())
+}
+
+/// With nothing left to send for the kernel to wait for, the end of the last handle is a reset.
+fn reset(stream: TcpStream) -> std::io::Result<()> {
+    stream.set_nonblocking(true)?;
+    let runtime = tokio::runtime::Builder::new_current_thread().enable_io().build()?;
+    runtime.block_on(async { tokio::net::TcpStream::from_std(stream)?.set_zero_linger() })
 }
 
 fn say(stream: &mut TcpStream, status: u16, headers: &str, body: &str) -> std::io::Result<()> {

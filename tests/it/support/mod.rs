@@ -5,6 +5,7 @@ pub(crate) mod browser;
 pub(crate) mod desk;
 pub(crate) mod faults;
 pub(crate) mod hash_model;
+pub(crate) mod ids_server;
 pub(crate) mod openai;
 pub(crate) mod recorded;
 pub(crate) mod scripted;

@@ -4,6 +4,7 @@ use super::{
     downloads::Downloads,
     exit::{Exit, Failure},
     model_choice::{EndpointChoice, InProcess, ModelChoice},
+    output::note,
     progress::Show,
     settings,
 };
@@ -97,12 +98,23 @@ pub(super) fn load(choice: &InProcess, threads: Option<NonZeroUsize>, network: N
         model: choice.model.clone(),
         revision: choice.revision.clone(),
         dtype: choice.dtype.clone(),
-        device: choice.device.clone(),
+        device: Some(device(choice.device.as_deref()).to_owned()),
         logits: choice.logits,
         threads: threads.map(NonZeroUsize::get),
         limits,
     };
-    Llama::load(&dir, &options).map_err(failure)
+    Ok(noted(Llama::load(&dir, &options).map_err(failure)?))
+}
+
+/// `--device`, or the best there is.
+pub(super) fn device(asked: Option<&str>) -> &str {
+    asked.unwrap_or("auto")
+}
+
+/// Says what a person should know about a loaded model.
+fn noted(llama: Llama) -> Llama {
+    llama.notes().iter().for_each(|text| note(text));
+    llama
 }
 
 /// The directory that a hub id or a path names.
@@ -116,6 +128,12 @@ pub(super) fn model_dir(model: &str, revision: Option<&str>, network: Network) -
 /// The built-in model, run by the real engine.
 fn demo(threads: Option<NonZeroUsize>) -> Result<Box<dyn Engine>, Failure> {
     let files = ModelFiles::built_in(&FILES).map_err(failure)?;
-    let options = LoadOptions { model: "demo".into(), threads: threads.map(NonZeroUsize::get), ..LoadOptions::default() };
-    Ok(Box::new(Llama::from_files(&files, &options).map_err(failure)?.named("demo")))
+    let options = LoadOptions {
+        model: "demo".into(),
+        dtype: Some("f32".to_owned()),
+        device: Some(device(None).to_owned()),
+        threads: threads.map(NonZeroUsize::get),
+        ..LoadOptions::default()
+    };
+    Ok(Box::new(noted(Llama::from_files(&files, &options).map_err(failure)?.named("demo"))))
 }

@@ -39,3 +39,4 @@ mod results;
 mod runs;
 mod sandbox;
 mod support;
+mod tensors;

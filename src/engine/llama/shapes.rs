@@ -61,10 +61,15 @@ impl Config {
         (self.vocab_size * self.hidden_size) as u64
     }
 
-    /// All weights as this engine holds them: in f32, a tied embedding once.
-    pub fn weight_bytes(&self) -> u64 {
+    /// All weights, a tied embedding once.
+    pub fn weights(&self) -> u64 {
         let tables = if self.tied { 1 } else { 2 };
-        4 * (self.layer_weights() + tables * self.head_weights())
+        self.layer_weights() + tables * self.head_weights()
+    }
+
+    /// All weights as the CPU's kernels hold them: in f32.
+    pub fn weight_bytes(&self) -> u64 {
+        4 * self.weights()
     }
 
     /// Keys and values of one token, in f32.

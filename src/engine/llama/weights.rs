@@ -1,9 +1,9 @@
-//! Model files: from a directory (memory-mapped) or from bytes in the program; tensors by name, as f32.
+//! Model files: from a directory (memory-mapped) or from bytes in the program; tensors by name, as f32 or in a data type of a device.
 //!
 //! A missing, misshapen or truncated tensor is an error that names file and tensor.
 
 use crate::engine::EngineError;
-use candle_core::{Device, Tensor};
+use candle_core::{DType, Device, Tensor};
 use half::{bf16, f16};
 use memmap2::Mmap;
 use rayon::prelude::*;
@@ -172,7 +172,16 @@ fn map(path: PathBuf) -> Result<WeightFile, EngineError> {
 pub struct Weights<'f> {
     source: Source<'f>,
     device: Device,
-    rounding: Rounding,
+    conversion: Conversion,
+}
+
+/// What becomes of a tensor's numbers.
+#[derive(Clone, Copy, Debug, PartialEq)]
+pub enum Conversion {
+    /// f32, on the host, rounded first.
+    Rounded(Rounding),
+    /// A data type: where the file has it, its bytes go to the device as they are.
+    To(DType),
 }
 
 enum Source<'f> {
@@ -220,7 +229,7 @@ impl<'f> Weights<'f> {
     ///
     /// # Errors
     /// A file that is cut short or no safetensors file.
-    pub fn open(files: &'f ModelFiles, device: &Device, rounding: Rounding) -> Result<Self, EngineError> {
+    pub fn open(files: &'f ModelFiles, device: &Device, conversion: Conversion) -> Result<Self, EngineError> {
         let open = |file: &'f WeightFile| match SafeTensors::deserialize(file.bytes.as_slice()) {
             Ok(tensors) => Ok((file.name.as_str(), tensors)),
             Err(e) => Err(EngineError::with_hint(
@@ -229,22 +238,25 @@ impl<'f> Weights<'f> {
             )),
         };
         let files = files.weights.iter().map(open).collect::<Result<_, _>>()?;
-        Ok(Weights { source: Source::Files(files), device: device.clone(), rounding })
+        Ok(Weights { source: Source::Files(files), device: device.clone(), conversion })
     }
 
     /// Weights of any model, made up: the same at every call. Matrices have the spread of an untrained model, norms are 1, biases 0.
-    pub fn random(device: &Device) -> Weights<'static> {
-        Weights { source: Source::Random, device: device.clone(), rounding: Rounding::None }
+    pub fn random(device: &Device, conversion: Conversion) -> Weights<'static> {
+        Weights { source: Source::Random, device: device.clone(), conversion }
     }
 
-    /// A tensor of exactly this shape, as f32.
+    /// A tensor of exactly this shape, on the device.
     ///
     /// # Errors
     /// It is missing, has another shape, or a type other than F32, F16 and BF16.
     pub fn get(&self, name: &str, shape: &[usize]) -> Result<Tensor, EngineError> {
         let Source::Files(files) = &self.source else {
-            return Tensor::from_vec(made_up(name, shape), shape, &self.device)
-                .map_err(|e| EngineError::new(format!("tensor {name}: {e}")));
+            let made_up = Tensor::from_vec(made_up(name, shape), shape, &self.device).and_then(|tensor| match self.conversion {
+                Conversion::Rounded(_) => Ok(tensor),
+                Conversion::To(dtype) => tensor.to_dtype(dtype),
+            });
+            return made_up.map_err(|e| EngineError::new(format!("tensor {name}: {e}")));
         };
         let found = files.iter().find_map(|(file, tensors)| Some((*file, tensors.tensor(name).ok()?)));
         let Some((file, view)) = found else {
@@ -257,23 +269,30 @@ impl<'f> Weights<'f> {
                 view.shape()
             )));
         }
-        let values = self.values(view.dtype(), view.data()).ok_or_else(|| {
-            EngineError::new(format!("{file}: tensor {name} is of type {:?}; F32, F16 and BF16 are supported", view.dtype()))
-        })?;
-        Tensor::from_vec(values, shape, &self.device).map_err(|e| EngineError::new(format!("{file}: tensor {name}: {e}")))
-    }
-
-    fn values(&self, dtype: Dtype, data: &[u8]) -> Option<Vec<f32>> {
-        let two = |bytes: &[u8]| u16::from_le_bytes([bytes[0], bytes[1]]);
-        let mut values: Vec<f32> = match dtype {
-            Dtype::F32 => data.chunks_exact(4).map(|b| f32::from_le_bytes([b[0], b[1], b[2], b[3]])).collect(),
-            Dtype::F16 => data.chunks_exact(2).map(|b| f16::from_bits(two(b)).to_f32()).collect(),
-            Dtype::BF16 => data.chunks_exact(2).map(|b| bf16::from_bits(two(b)).to_f32()).collect(),
-            _ => return None,
+        let dtype = match view.dtype() {
+            Dtype::F32 => DType::F32,
+            Dtype::F16 => DType::F16,
+            Dtype::BF16 => DType::BF16,
+            other => return Err(EngineError::new(format!("{file}: tensor {name} is of type {other:?}; F32, F16 and BF16 are supported"))),
         };
-        self.rounding.apply(&mut values);
-        Some(values)
+        let tensor = match self.conversion {
+            Conversion::Rounded(rounding) => Tensor::from_vec(values(dtype, view.data(), rounding), shape, &self.device),
+            Conversion::To(wanted) => Tensor::from_raw_buffer(view.data(), dtype, shape, &self.device).and_then(|t| t.to_dtype(wanted)),
+        };
+        tensor.map_err(|e| EngineError::new(format!("{file}: tensor {name}: {e}")))
     }
+}
+
+/// The numbers of a tensor in a file, rounded, as f32.
+fn values(dtype: DType, data: &[u8], rounding: Rounding) -> Vec<f32> {
+    let two = |bytes: &[u8]| u16::from_le_bytes([bytes[0], bytes[1]]);
+    let mut values: Vec<f32> = match dtype {
+        DType::F16 => data.chunks_exact(2).map(|b| f16::from_bits(two(b)).to_f32()).collect(),
+        DType::BF16 => data.chunks_exact(2).map(|b| bf16::from_bits(two(b)).to_f32()).collect(),
+        _ => data.chunks_exact(4).map(|b| f32::from_le_bytes([b[0], b[1], b[2], b[3]])).collect(),
+    };
+    rounding.apply(&mut values);
+    values
 }
 
 /// Random values of a tensor, from its name: uniform with a standard deviation of 0.02.

@@ -2,7 +2,7 @@
 //! of the models in f32, alone and together; the CPU's kernels on random shapes; bf16 within a tolerance that is stated.
 
 use crate::contract;
-use crate::support::{folder_of, random_model::Shape};
+use crate::support::{desk::Desk, folder_of, random_model::Shape};
 use candle_core::Tensor;
 use proptest::prelude::*;
 use std::ops::ControlFlow;
@@ -149,7 +149,7 @@ fn rounded_types_stay_near_f32() {
             let farthest = expected.iter().zip(&got).map(|(e, g)| (e - g).abs()).fold(0.0, f32::max);
             worst = worst.max(farthest / spread);
         }
-        println!("{dtype}: a logit is off by {worst} of the spread at most");
+        eprintln!("{dtype}: a logit is off by {worst} of the spread at most");
         assert!(worst < tolerance, "{dtype}: {worst}");
         assert!(worst > 0.0, "{dtype} rounds");
     }
@@ -204,4 +204,33 @@ fn steps_and_company_change_no_generation() {
             assert!(e == g || *gap < 1e-3, "{rows} rows, {live} live, request {at}: {e:?} {g:?}");
         }
     }
+}
+
+/// The built program: where it computed stands in a run's record, in its signatures and beside every rate.
+#[test]
+fn what_computed_is_recorded_and_printed() {
+    let device = device();
+    let micro = micro();
+    let line = format!("bench --prompt 40 --batch 2 --new 3 --documents 0 --threads 1 --offline --model {}", micro.display());
+    let on = |flags: &str| -> Vec<String> {
+        let said = Desk::new().run(&format!("{line} {flags}"));
+        assert_eq!(said.code, 0, "{}", said.err);
+        let line = |line: &str| serde_json::from_str::<serde_json::Value>(line).unwrap()["on"].as_str().unwrap().to_owned();
+        said.out.lines().map(line).collect()
+    };
+    for (flags, expected) in
+        [("--device cpu", "cpu, kernels, f32".to_owned()), ("--device cpu-tensors --dtype bf16", "cpu-tensors, tensors, bf16".to_owned())]
+    {
+        assert_eq!(on(flags), vec![expected; 4], "matmul, copy, prefill, decode");
+    }
+    let Some(data) = folder_of("SWALLOW_EVAL_DATA") else { return };
+    let desk = Desk::new().env("SWALLOW_EVAL_DATA", data.canonicalize().unwrap());
+    let said = desk.run(&format!("run --suite ja --tasks jemhopqa --limit 1 --device {device} --dtype f32 --model {}", micro.display()));
+    assert_eq!(said.code, 0, "{}", said.err);
+    let run = std::fs::read_dir(desk.folder.path().join("results/runs")).unwrap().next().unwrap().unwrap().path();
+    let spec: serde_json::Value = serde_json::from_slice(&std::fs::read(run.join("run.json")).unwrap()).unwrap();
+    let kind = device.split(':').next().unwrap();
+    assert_eq!((&spec["engine"]["device"], &spec["engine"]["dtype"]), (&kind.into(), &"f32".into()));
+    let scores = std::fs::read_to_string(run.join("scores.json")).unwrap();
+    assert!(scores.contains(&format!("|engine:llama-{kind}-f32|")), "{scores}");
 }

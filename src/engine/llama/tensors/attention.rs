@@ -147,3 +147,74 @@ impl Group {
 fn by_head(x: &Tensor, sequences: usize, rows: usize, heads: usize, dim: usize) -> Result<Tensor> {
     x.reshape((sequences, rows, heads, dim))?.transpose(1, 2)?.contiguous()
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    const WIDTHS: Heads = Heads { query: 4, kv: 2, dim: 8 };
+
+    fn numbers(rows: usize, width: usize, seed: usize) -> Tensor {
+        let values: Vec<f32> = (0..rows * width).map(|i| ((i * 7919 + seed * 104_729) % 2003) as f32 / 1001.0 - 1.0).collect();
+        Tensor::from_vec(values, (rows, width), &Device::Cpu).unwrap()
+    }
+
+    /// Twelve pages of random keys and values in one layer.
+    fn pages() -> TensorPages {
+        let mut pages = TensorPages::new(1, WIDTHS.kv * WIDTHS.dim, DType::F32, &Device::Cpu, None);
+        pages.settle(12).unwrap();
+        let slots = pages.slots((0..12 * PAGE as u32).collect()).unwrap();
+        let of_kv = |seed| numbers(12 * PAGE, WIDTHS.kv * WIDTHS.dim, seed);
+        pages.write(0, &slots, &of_kv(1), &of_kv(2)).unwrap();
+        pages
+    }
+
+    /// What one row sees, by the definition: softmax over the tokens up to its own.
+    fn defined(query: &[f32], pages: &TensorPages, own: &[u32], position: usize, head: usize) -> Vec<f64> {
+        let at = |paged: &Tensor, token: usize| -> Vec<f32> {
+            let page = paged.get(own[token / PAGE] as usize).unwrap().get(token % PAGE).unwrap();
+            page.narrow(0, head * WIDTHS.dim, WIDTHS.dim).unwrap().to_vec1().unwrap()
+        };
+        let dot = |key: Vec<f32>| key.iter().zip(query).map(|(k, q)| f64::from(k * q)).sum::<f64>() / (WIDTHS.dim as f64).sqrt();
+        let weights: Vec<f64> = (0..=position).map(|token| dot(at(pages.keys(0).unwrap(), token)).exp()).collect();
+        let total: f64 = weights.iter().sum();
+        let mut out = vec![0.0; WIDTHS.dim];
+        for (token, weight) in weights.iter().enumerate() {
+            at(pages.values(0).unwrap(), token).iter().zip(&mut out).for_each(|(value, out)| *out += f64::from(*value) * weight / total);
+        }
+        out
+    }
+
+    /// Decoding rows and chunks of prompts, some of one shape, their pages mixed; in pieces of any size, down to a row at a time.
+    #[test]
+    fn every_row_sees_its_own_tokens_in_pieces_of_any_size() {
+        let segment = |row, rows, position, pages: &[u32]| Segment { row, rows, position, pages: pages.to_vec() };
+        let segments = [
+            segment(0, 1, 0, &[7]),
+            segment(1, 1, 40, &[3, 9]),
+            segment(2, 1, 63, &[0, 11]),
+            segment(3, 1, 64, &[5, 2, 8]),
+            segment(4, 40, 0, &[4, 1]),
+            segment(44, 40, 30, &[10, 6, 3]),
+            segment(84, 40, 0, &[2, 5]),
+        ];
+        let (pages, queries) = (pages(), numbers(124, WIDTHS.query * WIDTHS.dim, 3));
+        let rows = queries.to_vec2::<f32>().unwrap();
+        for piece in [PIECE, 1 << 14, 3000, 1] {
+            let sight = Sight::new(&segments, WIDTHS, piece, &Device::Cpu).unwrap();
+            let got = sight.attend(&queries, WIDTHS, &pages, 0).unwrap().to_vec2::<f32>().unwrap();
+            for segment in &segments {
+                for (at, position) in (segment.row..segment.row + segment.rows).zip(segment.position..) {
+                    for head in 0..WIDTHS.query {
+                        let range = head * WIDTHS.dim..(head + 1) * WIDTHS.dim;
+                        let kv = head / (WIDTHS.query / WIDTHS.kv);
+                        let expected = defined(&rows[at][range.clone()], &pages, &segment.pages, position, kv);
+                        for (expected, got) in expected.iter().zip(&got[at][range]) {
+                            assert!((expected - f64::from(*got)).abs() < 1e-5, "piece {piece}, row {at}, head {head}: {expected} {got}");
+                        }
+                    }
+                }
+            }
+        }
+    }
+}

@@ -17,10 +17,17 @@ use crate::{
             Endpoint, EndpointOptions,
             chat_server::{ChatOptions, ChatServer, Service},
         },
-        llama::{Llama, LoadOptions, batch::Limits, weights::ModelFiles},
+        llama::{
+            Llama, LoadOptions,
+            batch::Limits,
+            weights::{ModelFiles, is_gguf},
+        },
     },
 };
-use std::{num::NonZeroUsize, path::PathBuf};
+use std::{
+    num::NonZeroUsize,
+    path::{Path, PathBuf},
+};
 
 /// Loads or connects.
 ///
@@ -117,8 +124,11 @@ fn noted(llama: Llama) -> Llama {
     llama
 }
 
-/// The directory that a hub id or a path names.
+/// The directory that a hub id or a path names; a GGUF file is itself.
 pub(super) fn model_dir(model: &str, revision: Option<&str>, network: Network) -> Result<PathBuf, Failure> {
+    if is_gguf(Path::new(model)) {
+        return Ok(PathBuf::from(model));
+    }
     let downloads = Downloads::new(Show::on_stderr(), model);
     let found = Hub::from_env(&settings::env, network).model_dir(model, revision, &|event| downloads.see(event));
     downloads.end();

@@ -10,6 +10,7 @@ pub mod config;
 pub mod device;
 mod dialogue;
 pub mod encode;
+mod gguf;
 mod kernels;
 pub mod kv;
 pub mod memory;
@@ -79,7 +80,7 @@ pub struct Llama {
 }
 
 impl Llama {
-    /// Loads a model directory.
+    /// Loads a model directory, or a GGUF file.
     ///
     /// # Errors
     /// A missing, broken or unsupported file, a tokenizer that does not fit the model, an unknown device or data type.
@@ -117,7 +118,10 @@ impl Llama {
             revision: options.revision.clone(),
             weights_sha256: Some(files.weights_sha256()),
             tokenizer_sha256: Some(tokenizer.sha256().to_owned()),
-            dtype: Some(numbers.label().into()),
+            dtype: Some(match config.quantisation() {
+                Some(types) => format!("{}({types}-weights)", numbers.label()),
+                None => numbers.label().into(),
+            }),
             device: Some(place.kind().into()),
             hardware: place.hardware().map(str::to_owned),
             capabilities: None,

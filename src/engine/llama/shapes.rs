@@ -1,7 +1,7 @@
 //! Shapes of published models, by name: for measuring with random weights where the real ones are not at hand. Values are those of each
 //! model's config.json.
 
-use super::config::{Bias, Config, Llama3Scaling, Rope};
+use super::config::{Bias, Config, Llama3Scaling, Rope, Scaling};
 
 /// What [`config`] knows.
 pub const NAMES: [&str; 4] = ["llama-135m", "llama-3.2-1b", "llama-3.1-8b", "llama-3.1-70b"];
@@ -18,7 +18,7 @@ pub fn config(name: &str) -> Option<Config> {
     };
     let llama3 = |factor| Llama3Scaling { factor, low_freq_factor: 1.0, high_freq_factor: 4.0, original_max_position_embeddings: 8192.0 };
     let rope = match factor {
-        Some(factor) => Rope { theta: 500_000.0, scaling: Some(llama3(factor)) },
+        Some(factor) => Rope { theta: 500_000.0, scaling: Some(Scaling::Llama3(llama3(factor))) },
         None => Rope { theta: 10_000.0, scaling: None },
     };
     let max_position_embeddings = if rope.scaling.is_some() { 131_072 } else { 8192 };

@@ -2,6 +2,7 @@
 //!
 //! A missing, misshapen or truncated tensor is an error that names file and tensor.
 
+use super::gguf::{self, Gguf};
 use crate::engine::EngineError;
 use candle_core::{DType, Device, Tensor};
 use half::{bf16, f16};
@@ -54,7 +55,7 @@ pub enum Bytes {
 }
 
 impl Bytes {
-    fn as_slice(&self) -> &[u8] {
+    pub(super) fn as_slice(&self) -> &[u8] {
         match self {
             Bytes::Mapped(map) => map,
             Bytes::Static(bytes) => bytes,
@@ -64,11 +65,14 @@ impl Bytes {
 
 impl ModelFiles {
     /// Reads the small files of a model directory and maps its weights: `model.safetensors`, else the shards that
-    /// `model.safetensors.index.json` names.
+    /// `model.safetensors.index.json` names. Where the path is that of a GGUF file: what it and the files beside it say.
     ///
     /// # Errors
     /// When a file that must be there is missing or unreadable.
     pub fn open(dir: &Path) -> Result<Self, EngineError> {
+        if is_gguf(dir) {
+            return gguf::model_files(dir, map(dir.to_owned())?);
+        }
         if !dir.is_dir() {
             return Err(EngineError::new(format!("model directory {} does not exist", dir.display())));
         }
@@ -108,6 +112,8 @@ impl ModelFiles {
         const WHOLE: usize = 64 << 20;
         const EVERY: usize = 1 << 20;
         const SAMPLE: usize = 4 << 10;
+        // Metadata with a vocabulary and its merges.
+        const GGUF_HEADER: u64 = 16 << 20;
         let mut hash = Sha256::new();
         for file in &self.weights {
             let bytes = file.bytes.as_slice();
@@ -117,13 +123,21 @@ impl ModelFiles {
                 hash.update(bytes);
                 continue;
             }
-            let header = bytes.first_chunk().map_or(0, |b| u64::from_le_bytes(*b));
+            let header = match bytes.starts_with(gguf::MAGIC) {
+                true => GGUF_HEADER,
+                false => bytes.first_chunk().map_or(0, |b| u64::from_le_bytes(*b)),
+            };
             let tensors = usize::try_from(header).unwrap_or(usize::MAX).saturating_add(8).min(bytes.len());
             hash.update(&bytes[..tensors]);
             bytes[tensors..].chunks(EVERY).for_each(|part| hash.update(&part[..SAMPLE.min(part.len())]));
         }
         hash.finalize().iter().map(|b| format!("{b:02x}")).collect()
     }
+}
+
+/// Whether a path names a file of llama.cpp's format.
+pub fn is_gguf(path: &Path) -> bool {
+    path.extension().is_some_and(|extension| extension.eq_ignore_ascii_case("gguf")) && path.is_file()
 }
 
 fn required(dir: &Path, name: &str) -> Result<Vec<u8>, EngineError> {
@@ -134,7 +148,7 @@ fn required(dir: &Path, name: &str) -> Result<Vec<u8>, EngineError> {
     })
 }
 
-fn optional(dir: &Path, name: &str) -> Result<Option<Vec<u8>>, EngineError> {
+pub(super) fn optional(dir: &Path, name: &str) -> Result<Option<Vec<u8>>, EngineError> {
     let path = dir.join(name);
     match std::fs::read(&path) {
         Ok(bytes) => Ok(Some(bytes)),
@@ -187,6 +201,8 @@ pub enum Conversion {
 enum Source<'f> {
     /// All weight files.
     Files(Vec<(&'f str, SafeTensors<'f>)>),
+    /// One file of llama.cpp's format.
+    Gguf(Gguf<'f>),
     /// Nothing: numbers are made up.
     Random,
 }
@@ -230,6 +246,12 @@ impl<'f> Weights<'f> {
     /// # Errors
     /// A file that is cut short or no safetensors file.
     pub fn open(files: &'f ModelFiles, device: &Device, conversion: Conversion) -> Result<Self, EngineError> {
+        if let [file] = files.weights.as_slice()
+            && file.bytes.as_slice().starts_with(gguf::MAGIC)
+        {
+            let source = Source::Gguf(Gguf::parse(&file.name, file.bytes.as_slice())?);
+            return Ok(Weights { source, device: device.clone(), conversion });
+        }
         let open = |file: &'f WeightFile| match SafeTensors::deserialize(file.bytes.as_slice()) {
             Ok(tensors) => Ok((file.name.as_str(), tensors)),
             Err(e) => Err(EngineError::with_hint(
@@ -251,12 +273,10 @@ impl<'f> Weights<'f> {
     /// # Errors
     /// It is missing, has another shape, or a type other than F32, F16 and BF16.
     pub fn get(&self, name: &str, shape: &[usize]) -> Result<Tensor, EngineError> {
-        let Source::Files(files) = &self.source else {
-            let made_up = Tensor::from_vec(made_up(name, shape), shape, &self.device).and_then(|tensor| match self.conversion {
-                Conversion::Rounded(_) => Ok(tensor),
-                Conversion::To(dtype) => tensor.to_dtype(dtype),
-            });
-            return made_up.map_err(|e| EngineError::new(format!("tensor {name}: {e}")));
+        let files = match &self.source {
+            Source::Files(files) => files,
+            Source::Gguf(gguf) => return self.converted(name, gguf.values(name, shape)?, shape),
+            Source::Random => return self.converted(name, made_up(name, shape), shape),
         };
         let found = files.iter().find_map(|(file, tensors)| Some((*file, tensors.tensor(name).ok()?)));
         let Some((file, view)) = found else {
@@ -280,6 +300,17 @@ impl<'f> Weights<'f> {
             Conversion::To(wanted) => Tensor::from_raw_buffer(view.data(), dtype, shape, &self.device).and_then(|t| t.to_dtype(wanted)),
         };
         tensor.map_err(|e| EngineError::new(format!("{file}: tensor {name}: {e}")))
+    }
+
+    fn converted(&self, name: &str, mut values: Vec<f32>, shape: &[usize]) -> Result<Tensor, EngineError> {
+        if let Conversion::Rounded(rounding) = self.conversion {
+            rounding.apply(&mut values);
+        }
+        let tensor = Tensor::from_vec(values, shape, &self.device).and_then(|tensor| match self.conversion {
+            Conversion::Rounded(_) => Ok(tensor),
+            Conversion::To(dtype) => tensor.to_dtype(dtype),
+        });
+        tensor.map_err(|e| EngineError::new(format!("tensor {name}: {e}")))
     }
 }
 

@@ -129,6 +129,9 @@ pub(super) fn model_dir(model: &str, revision: Option<&str>, network: Network) -
     if is_gguf(Path::new(model)) {
         return Ok(PathBuf::from(model));
     }
+    if model.ends_with(".gguf") {
+        return Err(Failure::new(Exit::Engine, format!("model file {model} does not exist")).hint("check the path"));
+    }
     let downloads = Downloads::new(Show::on_stderr(), model);
     let found = Hub::from_env(&settings::env, network).model_dir(model, revision, &|event| downloads.see(event));
     downloads.end();

@@ -49,7 +49,7 @@ pub struct RunArgs {
     #[arg(long, help_heading = "Tasks")]
     pub skip_missing: bool,
 
-    /// Hub id (org/name) or directory for the in-process engine; the model's name when --base-url is given
+    /// Hub id (org/name), directory or .gguf file for the in-process engine; the model's name when --base-url is given
     #[arg(long, short = 'M', value_name = "MODEL", help_heading = "Model")]
     pub model: Option<String>,
     /// lm-eval model arguments, key=value,... or JSON; with it, --model is read as lm-eval's engine name

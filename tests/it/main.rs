@@ -25,6 +25,7 @@ mod endpoint_faults;
 mod endpoint_scores;
 mod export;
 mod gate;
+mod gguf;
 mod house;
 mod html;
 mod hub;

@@ -6,7 +6,10 @@
 
 mod tokenizer;
 
-use super::weights::{ModelFiles, WeightFile};
+use super::{
+    cause,
+    weights::{ModelFiles, WeightFile},
+};
 use crate::engine::EngineError;
 use candle_core::{
     Device,
@@ -61,7 +64,10 @@ impl<'f> Gguf<'f> {
     /// A damaged file.
     pub(super) fn parse(name: &'f str, bytes: &'f [u8]) -> Result<Self, EngineError> {
         let content = Content::read(&mut Cursor::new(bytes)).map_err(|e| {
-            EngineError::with_hint(format!("{name} is not a whole GGUF file: {e} ({} bytes)", bytes.len()), "download the file again")
+            EngineError::with_hint(
+                format!("{name} is not a whole GGUF file: {} ({} bytes)", cause(e), bytes.len()),
+                "download the file again",
+            )
         })?;
         Ok(Gguf { name, bytes, content })
     }
@@ -225,7 +231,7 @@ impl<'f> Gguf<'f> {
     fn dequantized(&self, name: &str) -> Result<Vec<f32>, EngineError> {
         let tensor = self.content.tensor(&mut Cursor::new(self.bytes), name, &Device::Cpu);
         let values = tensor.and_then(|tensor| tensor.dequantize(&Device::Cpu)).and_then(|tensor| tensor.flatten_all()?.to_vec1());
-        values.map_err(|e| EngineError::with_hint(format!("{}: tensor {name}: {e}", self.name), "download the file again"))
+        values.map_err(|e| EngineError::with_hint(format!("{}: tensor {name}: {}", self.name, cause(e)), "download the file again"))
     }
 }
 

@@ -64,9 +64,17 @@ struct Totals {
 /// # Errors
 /// When a file is missing, is not of this kind's shape, or the model does not load or run.
 pub fn folder(path: &Path) -> Result<Folder, CertifyError> {
+    folder_with(path, &LoadOptions { model: path.display().to_string(), ..LoadOptions::default() })
+}
+
+/// The same, computed where and in the numbers that `options` say. The tolerances are those of f32.
+///
+/// # Errors
+/// As [`folder`].
+pub fn folder_with(path: &Path, options: &LoadOptions) -> Result<Folder, CertifyError> {
     let mut report = Folder::new("");
     check_names(path)?;
-    let mut llama = Llama::load(path, &LoadOptions { model: path.display().to_string(), ..LoadOptions::default() })?;
+    let mut llama = Llama::load(path, options)?;
     let source = |name: &str| Source::new(path, &format!("golden/{name}"));
     let summary: Summary = parse(&source("summary.json"), None, Value::Object(source("summary.json").object()?))?;
     let prefix = llama.tokenizer().id(&summary.settings.empty_context_prefix_token);

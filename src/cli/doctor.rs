@@ -12,7 +12,10 @@ use crate::{
         manifest::{Form, Manifest},
         store::{Place, Store},
     },
-    engine::endpoint::{Endpoint, EndpointOptions},
+    engine::{
+        endpoint::{Endpoint, EndpointOptions},
+        llama,
+    },
     results::spec::Tool,
 };
 use std::{
@@ -75,8 +78,16 @@ fn processor() -> Finding {
 }
 
 fn gpu() -> Finding {
-    Finding::new("gpu", "this build has no CUDA support; the in-process engine computes on the CPU")
-        .advice("for large models name a GPU server: run --base-url http://HOST:8000/v1 --model NAME")
+    let place = match llama::device::Place::find("auto") {
+        Ok(place) => place,
+        Err(error) => return Finding::new("gpu", error.message),
+    };
+    let what = match (place.hardware(), place.note()) {
+        (Some(hardware), _) => return Finding::new("gpu", format!("{}, {hardware}", place.name())),
+        (None, Some(note)) => note.to_owned(),
+        (None, None) => "this build has no CUDA support; the in-process engine computes on the CPU".to_owned(),
+    };
+    Finding::new("gpu", what).advice("for large models name a GPU server: run --base-url http://HOST:8000/v1 --model NAME")
 }
 
 fn mirror() -> Finding {

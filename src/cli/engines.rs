@@ -4,6 +4,7 @@ use super::{
     downloads::Downloads,
     exit::{Exit, Failure},
     model_choice::{EndpointChoice, InProcess, ModelChoice},
+    output::note,
     progress::Show,
     settings,
 };
@@ -16,10 +17,17 @@ use crate::{
             Endpoint, EndpointOptions,
             chat_server::{ChatOptions, ChatServer, Service},
         },
-        llama::{Llama, LoadOptions, batch::Limits, weights::ModelFiles},
+        llama::{
+            Llama, LoadOptions,
+            batch::Limits,
+            weights::{ModelFiles, is_gguf},
+        },
     },
 };
-use std::{num::NonZeroUsize, path::PathBuf};
+use std::{
+    num::NonZeroUsize,
+    path::{Path, PathBuf},
+};
 
 /// Loads or connects.
 ///
@@ -97,16 +105,33 @@ pub(super) fn load(choice: &InProcess, threads: Option<NonZeroUsize>, network: N
         model: choice.model.clone(),
         revision: choice.revision.clone(),
         dtype: choice.dtype.clone(),
-        device: choice.device.clone(),
+        device: Some(device(choice.device.as_deref()).to_owned()),
         logits: choice.logits,
         threads: threads.map(NonZeroUsize::get),
         limits,
     };
-    Llama::load(&dir, &options).map_err(failure)
+    Ok(noted(Llama::load(&dir, &options).map_err(failure)?))
 }
 
-/// The directory that a hub id or a path names.
+/// `--device`, or the best there is.
+pub(super) fn device(asked: Option<&str>) -> &str {
+    asked.unwrap_or("auto")
+}
+
+/// Says what a person should know about a loaded model.
+fn noted(llama: Llama) -> Llama {
+    llama.notes().iter().for_each(|text| note(text));
+    llama
+}
+
+/// The directory that a hub id or a path names; a GGUF file is itself.
 pub(super) fn model_dir(model: &str, revision: Option<&str>, network: Network) -> Result<PathBuf, Failure> {
+    if is_gguf(Path::new(model)) {
+        return Ok(PathBuf::from(model));
+    }
+    if model.ends_with(".gguf") {
+        return Err(Failure::new(Exit::Engine, format!("model file {model} does not exist")).hint("check the path"));
+    }
     let downloads = Downloads::new(Show::on_stderr(), model);
     let found = Hub::from_env(&settings::env, network).model_dir(model, revision, &|event| downloads.see(event));
     downloads.end();
@@ -116,6 +141,12 @@ pub(super) fn model_dir(model: &str, revision: Option<&str>, network: Network) -
 /// The built-in model, run by the real engine.
 fn demo(threads: Option<NonZeroUsize>) -> Result<Box<dyn Engine>, Failure> {
     let files = ModelFiles::built_in(&FILES).map_err(failure)?;
-    let options = LoadOptions { model: "demo".into(), threads: threads.map(NonZeroUsize::get), ..LoadOptions::default() };
-    Ok(Box::new(Llama::from_files(&files, &options).map_err(failure)?.named("demo")))
+    let options = LoadOptions {
+        model: "demo".into(),
+        dtype: Some("f32".to_owned()),
+        device: Some(device(None).to_owned()),
+        threads: threads.map(NonZeroUsize::get),
+        ..LoadOptions::default()
+    };
+    Ok(Box::new(noted(Llama::from_files(&files, &options).map_err(failure)?.named("demo"))))
 }

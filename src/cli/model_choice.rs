@@ -45,9 +45,9 @@ pub struct InProcess {
     pub revision: Option<String>,
     /// Tokenizer of its own: hub id or directory.
     pub tokenizer: Option<String>,
-    /// `f32`, `bf16`, `f16`; the model's own where `None`.
+    /// `f32`, `bf16`, `f16`; where `None`, f32 on the CPU and the model's own on a GPU.
     pub dtype: Option<String>,
-    /// `cpu` (default), `cuda`, `cuda:1`, as typed.
+    /// `auto` (default), `cpu`, `cuda`, `cuda:1`, as typed.
     pub device: Option<String>,
     /// Whether logits are rounded with the weights.
     pub logits: LogitType,

@@ -49,7 +49,7 @@ pub struct RunArgs {
     #[arg(long, help_heading = "Tasks")]
     pub skip_missing: bool,
 
-    /// Hub id (org/name) or directory for the in-process engine; the model's name when --base-url is given
+    /// Hub id (org/name), directory or .gguf file for the in-process engine; the model's name when --base-url is given
     #[arg(long, short = 'M', value_name = "MODEL", help_heading = "Model")]
     pub model: Option<String>,
     /// lm-eval model arguments, key=value,... or JSON; with it, --model is read as lm-eval's engine name
@@ -64,13 +64,13 @@ pub struct RunArgs {
     /// Revision of the hub repository: branch, tag or commit
     #[arg(long, value_name = "REV", help_heading = "Model")]
     pub revision: Option<String>,
-    /// Data type of the weights; the model's own unless given
+    /// Data type of the weights; unless given f32 on the CPU, the model's own on a GPU
     #[arg(long, value_name = "TYPE", value_enum, help_heading = "Model")]
     pub dtype: Option<Dtype>,
     /// Keep logits in f32 where --dtype rounds the weights: finer than a harness in that type has them
     #[arg(long, help_heading = "Model")]
     pub logits_f32: bool,
-    /// Device of the in-process engine: cpu
+    /// Device of the in-process engine: cpu, cuda, cuda:N, or auto for a GPU where there is one [default: auto]
     #[arg(long, value_name = "NAME", help_heading = "Model")]
     pub device: Option<String>,
     /// Threads of the in-process engine; all cores unless given

@@ -385,9 +385,12 @@ pub struct Identity {
     /// Data type of the weights in computation: `f32`, `bf16`, ...
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub dtype: Option<String>,
-    /// `cpu`, `cuda:0`, ...
+    /// `cpu`, `cuda`: which GPU of a machine it was does not matter to a number.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub device: Option<String>,
+    /// What a GPU says it is.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub hardware: Option<String>,
     /// What the endpoint's probe found (kind, version, limits), free form but stable.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub capabilities: Option<serde_json::Value>,

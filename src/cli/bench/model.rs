@@ -6,12 +6,15 @@ use crate::{
         data_source, engines,
         exit::{Exit, Failure, Verdict},
         model_choice::InProcess,
+        output::note,
         values::Dtype,
     },
     engine::llama::{
-        self,
+        self, LogitType,
         batch::Limits,
         config::Config,
+        device::{Numbers, Place},
+        memory,
         model::Model,
         shapes,
         throughput::{self, Peaks, Workload},
@@ -33,8 +36,11 @@ pub struct ModelArgs {
     #[arg(long, value_name = "SHAPE", value_parser = PossibleValuesParser::new(shapes::NAMES), conflicts_with = "model")]
     pub random_weights: Option<String>,
     /// Data type of the weights
-    #[arg(long, value_name = "TYPE", value_enum, default_value = "auto", conflicts_with = "random_weights")]
+    #[arg(long, value_name = "TYPE", value_enum, default_value = "auto")]
     pub dtype: Dtype,
+    /// Device: auto, cpu, cuda, cuda:N
+    #[arg(long, value_name = "NAME")]
+    pub device: Option<String>,
     /// Threads; all cores unless given
     #[arg(long, value_name = "N")]
     pub threads: Option<NonZeroUsize>,
@@ -69,6 +75,8 @@ pub struct ModelArgs {
 struct Detailed {
     #[serde(flatten)]
     measured: Measurement,
+    /// What was measured: `cpu, kernels, f32`, `cuda:0, tensors, bf16, NVIDIA ...`.
+    on: String,
     /// Part of the matrix-product peak.
     #[serde(skip_serializing_if = "Option::is_none")]
     share_of_matmul: Option<f64>,
@@ -83,9 +91,9 @@ struct Detailed {
     computed_tokens: Option<u64>,
 }
 
-impl From<Measurement> for Detailed {
-    fn from(measured: Measurement) -> Self {
-        Detailed { measured, share_of_matmul: None, share_of_copy: None, shared_tokens: None, computed_tokens: None }
+impl Detailed {
+    fn new(measured: Measurement, model: &Model) -> Self {
+        Detailed { measured, on: model.on(), share_of_matmul: None, share_of_copy: None, shared_tokens: None, computed_tokens: None }
     }
 }
 
@@ -100,9 +108,9 @@ fn measure(args: &ModelArgs, model: &mut Model) -> Verdict {
     if args.documents > 0 {
         documents(args, model)?;
     }
-    let peaks = throughput::peaks().map_err(engines::failure)?;
-    tell(&Measurement::new("matmul", peaks.flops as u64, 1.0))?;
-    tell(&Measurement::new("copy", peaks.bytes as u64, 1.0))?;
+    let peaks = throughput::peaks(model).map_err(engines::failure)?;
+    tell(&Detailed::new(Measurement::new("matmul", peaks.flops as u64, 1.0), model))?;
+    tell(&Detailed::new(Measurement::new("copy", peaks.bytes as u64, 1.0), model))?;
     prefill(args, model, peaks)?;
     for batch in &args.batch {
         decode(args, model, peaks, batch.get())?;
@@ -114,14 +122,29 @@ fn load(args: &ModelArgs) -> Result<Model, Failure> {
     let threads = args.threads.map(NonZeroUsize::get);
     let Some(name) = &args.random_weights else {
         let model = args.model.clone().unwrap_or_default();
-        let choice = InProcess { model, dtype: args.dtype.name().map(str::to_owned), ..InProcess::default() };
+        let dtype = args.dtype.name().map(str::to_owned);
+        let choice = InProcess { model, dtype, device: args.device.clone(), ..InProcess::default() };
         let llama = engines::load(&choice, args.threads, data_source::network(args.offline), Limits::default())?;
         return Ok(llama.into_model());
     };
     let config = shapes::config(name).ok_or_else(|| Failure::new(Exit::Bug, "a shape that is listed is not found"))?;
-    fits(name, &config)?;
     let threads = llama::threads(threads).map_err(engines::failure)?;
-    Model::random(config, threads).map_err(engines::failure)
+    let place = Place::find(engines::device(args.device.as_deref())).map_err(engines::failure)?;
+    // The shapes are those of models whose weights are bf16.
+    let numbers = Numbers::of(place.backend(), args.dtype.name(), Some("bfloat16"), LogitType::AsWeights).map_err(engines::failure)?;
+    place.note().into_iter().for_each(note);
+    let room = memory::room(&config, numbers, Limits::default(), &place).map_err(engines::failure)?;
+    if room.is_none() {
+        fits(name, &config)?;
+    }
+    let model = Model::random(config, &place, numbers, threads).map_err(engines::failure)?;
+    Ok(match room {
+        None => model,
+        Some(room) => {
+            note(&room.told);
+            model.within(room.tokens)
+        }
+    })
 }
 
 /// Refuses a model that this machine cannot hold, before minutes are spent on filling its memory.
@@ -150,7 +173,7 @@ fn prefill(args: &ModelArgs, model: &mut Model, peaks: Peaks) -> Result<(), Fail
     let Some(best) = best else { return Ok(()) };
     let share_of_matmul = Some(best.share_of_flops(model.config(), 1, peaks));
     let measured = Measurement::new("prefill", best.stats.prefill_tokens, best.stats.prefill_seconds);
-    tell(&Detailed { share_of_matmul, ..measured.into() })
+    tell(&Detailed { share_of_matmul, ..Detailed::new(measured, model) })
 }
 
 /// Sequences that share the prompt and go their own ways after it.
@@ -159,9 +182,9 @@ fn decode(args: &ModelArgs, model: &mut Model, peaks: Peaks, batch: usize) -> Re
     let limits = Limits { live: batch, ..limits(args.no_prefix_sharing) };
     let taken = throughput::run(model, work, limits).map_err(engines::failure)?;
     let tokens = (batch * (work.new - 1)) as u64;
-    let share_of_copy = Some(taken.share_of_bytes(model.config(), work, peaks));
+    let share_of_copy = Some(taken.share_of_bytes(model, work, peaks));
     let measured = Measurement::new(format!("decode {batch}"), tokens, taken.stats.decode_seconds);
-    tell(&Detailed { share_of_copy, ..measured.into() })
+    tell(&Detailed { share_of_copy, ..Detailed::new(measured, model) })
 }
 
 /// Documents from the first prompt token to the last new one; `n` counts documents.
@@ -170,5 +193,5 @@ fn documents(args: &ModelArgs, model: &mut Model) -> Result<(), Failure> {
     let taken = throughput::run(model, work, limits(args.no_prefix_sharing)).map_err(engines::failure)?;
     let (shared_tokens, computed_tokens) = (Some(taken.stats.shared_tokens), Some(taken.stats.prefill_tokens));
     let measured = Measurement::new("documents", work.documents as u64, taken.seconds);
-    tell(&Detailed { shared_tokens, computed_tokens, ..measured.into() })
+    tell(&Detailed { shared_tokens, computed_tokens, ..Detailed::new(measured, model) })
 }

@@ -34,7 +34,7 @@ pub struct Config {
     pub tied: bool,
     /// Whether query, key and value have a bias (Qwen2), and the output projection too (`attention_bias` of Llama).
     pub bias: Bias,
-    /// Data type of the weights as the config names it: `float32`, `bfloat16`, ...
+    /// Data type of the weights as the config names it: `float32`, `bfloat16`, ...; those of a GGUF file's matrices: `q4_k+q6_k`.
     pub dtype: Option<String>,
     /// `eos_token_id` of generation_config.json, else of config.json.
     pub end_ids: Vec<u32>,
@@ -62,8 +62,17 @@ pub enum Bias {
 pub struct Rope {
     /// Base of the wavelengths.
     pub theta: f64,
+    /// What is done to the wavelengths.
+    pub scaling: Option<Scaling>,
+}
+
+/// A change of the wavelengths.
+#[derive(Clone, Debug, PartialEq)]
+pub enum Scaling {
     /// `rope_scaling` of type `llama3`.
-    pub scaling: Option<Llama3Scaling>,
+    Llama3(Llama3Scaling),
+    /// What each frequency is divided by, one for each pair of a head: the same, worked out, in a GGUF file.
+    Divisors(Vec<f32>),
 }
 
 /// Llama 3.1's scaling of long wavelengths.
@@ -137,9 +146,16 @@ pub fn parse(config: &[u8], generation: Option<&[u8]>) -> Result<Config, EngineE
         (false, Some(true)) => Bias::All,
         (false, _) => Bias::None,
     };
+    let head_dim = disk.head_dim.unwrap_or(disk.hidden_size / disk.num_attention_heads);
+    let rope = rope(disk.rope_theta, [&disk.rope_parameters, &disk.rope_scaling].into_iter().flatten().find(|v| !v.is_null()))?;
+    if let Some(Scaling::Divisors(divisors)) = &rope.scaling
+        && divisors.len() != head_dim / 2
+    {
+        return Err(unsupported("the number of rope_scaling.divisors", &divisors.len().to_string(), &(head_dim / 2).to_string()));
+    }
     Ok(Config {
-        rope: rope(disk.rope_theta, [&disk.rope_parameters, &disk.rope_scaling].into_iter().flatten().find(|v| !v.is_null()))?,
-        head_dim: disk.head_dim.unwrap_or(disk.hidden_size / disk.num_attention_heads),
+        rope,
+        head_dim,
         kv_heads: disk.num_key_value_heads.unwrap_or(disk.num_attention_heads),
         hidden_size: disk.hidden_size,
         intermediate_size: disk.intermediate_size,
@@ -219,10 +235,14 @@ pub fn rope(theta: Option<f64>, parameters: Option<&Value>) -> Result<Rope, Engi
     let kind = parameters.and_then(|p| p.get("rope_type").or_else(|| p.get("type"))).and_then(Value::as_str);
     let scaling = match (kind, parameters) {
         (None | Some("default"), _) => None,
-        (Some("llama3"), Some(parameters)) => Some(
+        (Some("llama3"), Some(parameters)) => Some(Scaling::Llama3(
             serde_json::from_value(parameters.clone())
                 .map_err(|e| EngineError::new(format!("config.json: rope_scaling of type llama3 is not complete: {e}")))?,
-        ),
+        )),
+        (Some("divisors"), Some(parameters)) => Some(Scaling::Divisors(
+            serde_json::from_value(parameters["divisors"].clone())
+                .map_err(|e| EngineError::new(format!("config.json: rope_scaling.divisors is no list of numbers: {e}")))?,
+        )),
         (Some(other), _) => return Err(unsupported("rope_scaling.rope_type", other, "default and llama3")),
     };
     Ok(Rope { theta, scaling })
@@ -246,12 +266,23 @@ fn unsupported(field: &str, value: &str, supported: &str) -> EngineError {
     )
 }
 
+impl Config {
+    /// The types of quantised weights, `q4_k+q6_k`: a result of theirs is not one of the checkpoint they were made of.
+    pub fn quantisation(&self) -> Option<&str> {
+        self.dtype.as_deref().filter(|dtype| dtype.split('+').any(|one| one.starts_with('q')))
+    }
+}
+
 impl Rope {
     /// Angle per position of each pair of a head, `head_dim / 2` values, as transformers computes them in f32
     /// (`modeling_rope_utils.py`, `_compute_default_rope_parameters`, `_compute_llama3_parameters`).
     pub fn inverse_frequencies(&self, head_dim: usize) -> Vec<f32> {
         let plain = (0..head_dim).step_by(2).map(|i| 1.0 / (self.theta as f32).powf(i as f32 / head_dim as f32));
-        let Some(scaling) = &self.scaling else { return plain.collect() };
+        let scaling = match &self.scaling {
+            None => return plain.collect(),
+            Some(Scaling::Divisors(divisors)) => return plain.zip(divisors).map(|(frequency, divisor)| frequency / divisor).collect(),
+            Some(Scaling::Llama3(scaling)) => scaling,
+        };
         let (factor, low, high) = (scaling.factor as f32, scaling.low_freq_factor as f32, scaling.high_freq_factor as f32);
         let original = scaling.original_max_position_embeddings as f32;
         plain

@@ -1,15 +1,33 @@
 //! The key-value pool: pages of [`PAGE`] tokens with reference counts. Sequences that share a beginning share its pages; a page that is
 //! shared and only partly filled is copied before it is written (copy-on-write).
 
+use super::tensors::pages::TensorPages;
+use crate::engine::EngineError;
+
 /// Tokens a page holds.
 pub const PAGE: usize = 32;
 
-/// Keys and values of all layers, in pages.
+/// Keys and values of all layers, in pages. Who owns which page is decided here, for every backend alike; where the pages lie is [`Storage`].
 #[derive(Debug)]
 pub struct Pool {
-    layers: Vec<Layer>,
+    storage: Storage,
     references: Vec<u32>,
     free: Vec<u32>,
+}
+
+/// Where pages lie.
+#[derive(Debug)]
+enum Storage {
+    /// In memory of the CPU's kernels.
+    Host(HostPages),
+    /// In tensors on a device.
+    Tensors(TensorPages),
+}
+
+/// Pages of the CPU's kernels.
+#[derive(Debug)]
+struct HostPages {
+    layers: Vec<Layer>,
     /// Floats of one page's keys (or values) in one layer: `kv_heads * PAGE * head_dim`.
     page_len: usize,
 }
@@ -20,6 +38,24 @@ pub struct Pool {
 struct Layer {
     keys: Vec<f32>,
     values: Vec<f32>,
+}
+
+impl HostPages {
+    fn add_page(&mut self) {
+        for layer in &mut self.layers {
+            let len = layer.keys.len() + self.page_len;
+            layer.keys.resize(len, f32::NAN);
+            layer.values.resize(len, f32::NAN);
+        }
+    }
+
+    fn copy_page(&mut self, from: u32, to: u32) {
+        let (from, to, len) = (from as usize * self.page_len, to as usize * self.page_len, self.page_len);
+        for layer in &mut self.layers {
+            layer.keys.copy_within(from..from + len, to);
+            layer.values.copy_within(from..from + len, to);
+        }
+    }
 }
 
 /// The tokens of one sequence in the pool. Dropping it without [`Pool::release`] leaks its pages for the life of the pool.
@@ -47,10 +83,19 @@ impl Sequence {
 }
 
 impl Pool {
-    /// An empty pool.
+    /// An empty pool for the CPU's kernels.
     pub fn new(layers: usize, kv_heads: usize, head_dim: usize) -> Self {
         let layers = (0..layers).map(|_| Layer::default()).collect();
-        Pool { layers, references: Vec::new(), free: Vec::new(), page_len: kv_heads * PAGE * head_dim }
+        Pool::over(Storage::Host(HostPages { layers, page_len: kv_heads * PAGE * head_dim }))
+    }
+
+    /// An empty pool over pages in tensors.
+    pub(super) fn of_tensors(pages: TensorPages) -> Self {
+        Pool::over(Storage::Tensors(pages))
+    }
+
+    fn over(storage: Storage) -> Self {
+        Pool { storage, references: Vec::new(), free: Vec::new() }
     }
 
     /// Pages in use.
@@ -104,10 +149,8 @@ impl Pool {
 
     fn take(&mut self) -> u32 {
         let page = self.free.pop().unwrap_or_else(|| {
-            for layer in &mut self.layers {
-                let len = layer.keys.len() + self.page_len;
-                layer.keys.resize(len, f32::NAN);
-                layer.values.resize(len, f32::NAN);
+            if let Storage::Host(pages) = &mut self.storage {
+                pages.add_page();
             }
             self.references.push(0);
             (self.references.len() - 1) as u32
@@ -117,26 +160,44 @@ impl Pool {
     }
 
     fn copy_page(&mut self, from: u32, to: u32) {
-        let (from, to, len) = (from as usize * self.page_len, to as usize * self.page_len, self.page_len);
-        for layer in &mut self.layers {
-            layer.keys.copy_within(from..from + len, to);
-            layer.values.copy_within(from..from + len, to);
+        match &mut self.storage {
+            Storage::Host(pages) => pages.copy_page(from, to),
+            Storage::Tensors(pages) => pages.copy_later(from, to),
         }
+    }
+
+    /// The pages in tensors, grown to what was reserved and with all copies made: to be asked for at the beginning of a step.
+    ///
+    /// # Errors
+    /// When the device's memory is used up.
+    pub(super) fn tensors(&mut self) -> Result<&mut TensorPages, EngineError> {
+        let Storage::Tensors(pages) = &mut self.storage else {
+            unreachable!("a model makes its own pool, and this one computes in tensors")
+        };
+        pages.settle(self.references.len())?;
+        Ok(pages)
+    }
+
+    fn host(&self) -> &HostPages {
+        let Storage::Host(pages) = &self.storage else { unreachable!("a model makes its own pool, and this one computes in kernels") };
+        pages
     }
 
     /// Floats of one page's keys in one layer.
     pub(super) fn page_len(&self) -> usize {
-        self.page_len
+        self.host().page_len
     }
 
     /// All keys and values of a layer.
     pub(super) fn layer(&self, layer: usize) -> (&[f32], &[f32]) {
-        (&self.layers[layer].keys, &self.layers[layer].values)
+        let Layer { keys, values } = &self.host().layers[layer];
+        (keys, values)
     }
 
     /// All keys and values of a layer, to write.
     pub(super) fn layer_mut(&mut self, layer: usize) -> (&mut [f32], &mut [f32]) {
-        let Layer { keys, values } = &mut self.layers[layer];
+        let Storage::Host(pages) = &mut self.storage else { unreachable!("a model makes its own pool, and this one computes in kernels") };
+        let Layer { keys, values } = &mut pages.layers[layer];
         (keys, values)
     }
 }

@@ -1,19 +1,25 @@
-//! The in-process engine: Llama and Qwen2 models in Hugging Face layout, CPU in f32.
+//! The in-process engine: Llama and Qwen2 models in Hugging Face layout, on the CPU in f32 or on a device of the tensor library.
 //!
-//! `config`, `weights`, `model` load and compute; `kv` and `plan` share what prompts share; `batch` packs steps; `sample` chooses tokens;
-//! `encode` and this file turn requests into ids and ids into responses. Nothing of generation_config.json acts by itself: a request says
-//! everything.
+//! `config`, `weights`, `checkpoint` and `memory` load; `model` computes, by `kernels` (the CPU's own) or by `tensors` (any `device`); `kv` and
+//! `plan` share what prompts share; `batch` packs steps; `sample` chooses tokens; `encode` and this file turn requests into ids and ids into
+//! responses. Nothing of generation_config.json acts by itself: a request says everything.
 
 pub mod batch;
+mod checkpoint;
 pub mod config;
+pub mod device;
 mod dialogue;
 pub mod encode;
+mod gguf;
+mod kernels;
 pub mod kv;
+pub mod memory;
 pub mod model;
 pub mod ops;
 pub mod plan;
 pub mod sample;
 pub mod shapes;
+mod tensors;
 pub mod throughput;
 pub mod weights;
 
@@ -23,7 +29,7 @@ use super::{
 };
 use crate::text::tokenizer::Tokenizer;
 use batch::{Limits, Listener, TokenFinish, TokenOutput, TokenRequest};
-use candle_core::Device;
+use device::{Numbers, Place};
 use encode::Stops;
 use model::Model;
 use rayon::prelude::*;
@@ -32,7 +38,7 @@ use std::{
     path::Path,
     sync::{Arc, atomic::Ordering},
 };
-use weights::{ModelFiles, Rounding, Weights};
+use weights::ModelFiles;
 
 /// How a model is loaded and run.
 #[derive(Clone, Debug, Default)]
@@ -41,16 +47,25 @@ pub struct LoadOptions {
     pub model: String,
     /// Hub revision, where there is one.
     pub revision: Option<String>,
-    /// `f32`, `bf16`, `f16`. The CPU always computes in f32; the other two round the weights first, and the logits in the end.
+    /// `f32`, `bf16`, `f16`. The CPU always computes in f32; the other two round the weights first, and the logits in the end. A GPU computes
+    /// in the type, that of the weights unless one is named.
     pub dtype: Option<String>,
     /// Whether logits are rounded with the weights.
     pub logits: LogitType,
-    /// `cpu`.
+    /// `cpu` where `None`; see [`Place::find`].
     pub device: Option<String>,
     /// Threads; all cores where `None`.
     pub threads: Option<usize>,
     /// Rows of a step and generations at once.
     pub limits: Limits,
+}
+
+/// What the tensor library says went wrong, without the list of its functions that it adds where `RUST_BACKTRACE` is set.
+fn cause(error: candle_core::Error) -> String {
+    match error {
+        candle_core::Error::WithBacktrace { inner, .. } | candle_core::Error::Context { inner, .. } => cause(*inner),
+        other => other.to_string(),
+    }
 }
 
 /// The data type of logits.
@@ -69,10 +84,11 @@ pub struct Llama {
     tokenizer: Tokenizer,
     identity: Identity,
     limits: Limits,
+    notes: Vec<String>,
 }
 
 impl Llama {
-    /// Loads a model directory.
+    /// Loads a model directory, or a GGUF file.
     ///
     /// # Errors
     /// A missing, broken or unsupported file, a tokenizer that does not fit the model, an unknown device or data type.
@@ -86,9 +102,10 @@ impl Llama {
     /// # Errors
     /// As [`Llama::load`].
     pub fn from_files(files: &ModelFiles, options: &LoadOptions) -> Result<Self, EngineError> {
-        check_device(options.device.as_deref())?;
-        let (rounding, logits, dtype) = rounding(options.dtype.as_deref(), options.logits)?;
+        let place = Place::find(options.device.as_deref().unwrap_or("cpu"))?;
+        Numbers::of(place.backend(), options.dtype.as_deref(), None, options.logits)?;
         let config = config::parse(&files.config, files.generation_config.as_deref())?;
+        let numbers = Numbers::of(place.backend(), options.dtype.as_deref(), config.dtype.as_deref(), options.logits)?;
         let tokenizer = Tokenizer::from_bytes(&files.tokenizer, files.tokenizer_config.as_deref(), files.special_tokens_map.as_deref())
             .and_then(|tokenizer| tokenizer.with_chat_template(files.chat_template.clone()))
             .map_err(|e| EngineError::new(e.to_string()))?;
@@ -102,19 +119,35 @@ impl Llama {
                 "tokenizer.json belongs to another model",
             ));
         }
-        let weights = Weights::open(files, &Device::Cpu, rounding)?;
+        let room = memory::room(&config, numbers, options.limits, &place)?;
         let identity = Identity {
             engine: "llama".into(),
             model: options.model.clone(),
             revision: options.revision.clone(),
             weights_sha256: Some(files.weights_sha256()),
             tokenizer_sha256: Some(tokenizer.sha256().to_owned()),
-            dtype: Some(dtype.into()),
-            device: Some("cpu".into()),
+            dtype: Some(match config.quantisation() {
+                Some(types) => format!("{}({types}-weights)", numbers.label()),
+                None => numbers.label().into(),
+            }),
+            device: Some(place.kind().into()),
+            hardware: place.hardware().map(str::to_owned),
             capabilities: None,
         };
-        let model = Model::load(config, &weights, threads(options.threads)?)?.with_logits(logits);
-        Ok(Llama { model, tokenizer, identity, limits: options.limits })
+        let mut model = Model::load(config, files, &place, numbers, threads(options.threads)?)?;
+        let mut limits = options.limits;
+        let mut notes: Vec<String> = place.note().map(str::to_owned).into_iter().collect();
+        if let Some(room) = room {
+            limits = room.limits(limits);
+            model = model.within(room.tokens);
+            notes.push(room.told);
+        }
+        Ok(Llama { model, tokenizer, identity, limits, notes })
+    }
+
+    /// What a person should know: which device was not used, what memory is for.
+    pub fn notes(&self) -> &[String] {
+        &self.notes
     }
 
     /// The same engine under another name (`demo`).
@@ -222,30 +255,6 @@ impl Llama {
 pub fn threads(count: Option<usize>) -> Result<Option<rayon::ThreadPool>, EngineError> {
     let threads = count.map(|n| rayon::ThreadPoolBuilder::new().num_threads(n).build()).transpose();
     threads.map_err(|e| EngineError::new(format!("failed to start threads: {e}")))
-}
-
-/// Only the CPU is built.
-fn check_device(device: Option<&str>) -> Result<(), EngineError> {
-    match device {
-        None | Some("cpu") => Ok(()),
-        Some(cuda) if cuda.starts_with("cuda") => Err(EngineError::with_hint(
-            format!("this build has no CUDA support, but the device is {cuda}"),
-            "leave --device out to use the CPU, or serve the model with vLLM and name it with --base-url",
-        )),
-        Some(other) => Err(EngineError::with_hint(format!("unknown device {other:?}"), "this version has: cpu")),
-    }
-}
-
-/// What happens to weights and to logits, and what a signature says about it.
-fn rounding(dtype: Option<&str>, logits: LogitType) -> Result<(Rounding, Rounding, &'static str), EngineError> {
-    match (dtype, logits) {
-        (None | Some("f32"), _) => Ok((Rounding::None, Rounding::None, "f32")),
-        (Some("bf16"), LogitType::AsWeights) => Ok((Rounding::Bf16, Rounding::Bf16, "f32(bf16-weights-and-logits)")),
-        (Some("bf16"), LogitType::F32) => Ok((Rounding::Bf16, Rounding::None, "f32(bf16-weights)")),
-        (Some("f16"), LogitType::AsWeights) => Ok((Rounding::F16, Rounding::F16, "f32(f16-weights-and-logits)")),
-        (Some("f16"), LogitType::F32) => Ok((Rounding::F16, Rounding::None, "f32(f16-weights)")),
-        (Some(other), _) => Err(EngineError::with_hint(format!("unknown data type {other:?}"), "this engine has: f32, bf16, f16")),
-    }
 }
 
 impl Engine for Llama {

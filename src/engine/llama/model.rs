@@ -1,90 +1,127 @@
 //! Llama and Qwen2 as a packed forward pass: rows of many sequences go through every layer together, keys and values live in pages,
 //! logits are made only for the rows that are wanted.
 //!
-//! In reading order: layer weights, loading, one step.
+//! Two backends compute a step: the CPU's own kernels, and tensor operations on any device. Whoever runs steps does not know which.
 
-use super::config::{Bias, Config};
+use super::config::Config;
+use super::device::{Numbers, Place};
+use super::kernels::Kernels;
 use super::kv::Pool;
-use super::ops::{
-    Heads, Segment,
-    cpu::{self, RopeTable},
-    linear::Linear,
-};
-use super::weights::{Rounding, Weights};
+use super::ops::{Segment, cpu::RopeTable};
+use super::tensors::Tensors;
+use super::weights::{ModelFiles, Rounding, Weights};
 use crate::engine::EngineError;
-use candle_core::{Device, Tensor};
 use rayon::{ThreadPool, prelude::*};
 
 /// Rows of logits made at once: 256 rows of a 128k vocabulary are 131 MB in f32.
-const LOGIT_ROWS: usize = 256;
-
-struct Layer {
-    input_norm: Vec<f32>,
-    /// Query, key and value, one after the other.
-    qkv: Linear,
-    output: Linear,
-    post_norm: Vec<f32>,
-    /// Gate and up, one after the other.
-    gate_up: Linear,
-    down: Linear,
-}
+pub(super) const LOGIT_ROWS: usize = 256;
 
 /// A loaded model.
 pub struct Model {
     config: Config,
-    heads: Heads,
-    /// `[vocabulary][hidden]`; `None` where the head is the embedding too: at 128k tokens a second copy would be most of a small model.
-    embedding: Option<Vec<f32>>,
-    layers: Vec<Layer>,
-    final_norm: Vec<f32>,
-    head: Linear,
     rope: RopeTable,
-    /// What happens to logits.
-    logits: Rounding,
+    backend: Backend,
+    numbers: Numbers,
+    place: Place,
     /// Threads of its own; rayon's where `None`.
     threads: Option<ThreadPool>,
 }
+
+/// Who computes a step.
+enum Backend {
+    Kernels(Kernels),
+    Tensors(Tensors),
+}
+
+/// The packed rows of one step.
+#[derive(Clone, Copy)]
+pub(super) struct Step<'s> {
+    /// A token a row.
+    pub(super) ids: &'s [u32],
+    /// Whose rows they are.
+    pub(super) segments: &'s [Segment],
+    /// Rows whose logits are wanted, in order.
+    pub(super) wanted: &'s [u32],
+}
+
+/// Takes the logits of some wanted rows as a backend made them: the first one's index into the wanted rows, then `vocab_size` values a row.
+pub(super) type RawLogits<'r> = &'r mut (dyn FnMut(usize, Vec<f32>) -> Result<(), EngineError> + Send);
 
 /// Takes the logits of some wanted rows: the first one's index into the wanted rows, then `vocab_size` values a row.
 pub type ReadLogits<'r> = &'r mut (dyn FnMut(usize, &[f32]) + Send);
 
 impl Model {
-    /// Takes the tensors out of the weight files.
+    /// Takes the tensors out of the weight files, to where they are computed with.
     ///
     /// # Errors
-    /// A missing or misshapen tensor.
-    pub fn load(config: Config, weights: &Weights<'_>, threads: Option<ThreadPool>) -> Result<Self, EngineError> {
-        let (vocab, hidden) = (config.vocab_size, config.hidden_size);
-        let embedding = weights.get("model.embed_tokens.weight", &[vocab, hidden])?;
-        // A checkpoint may carry a head although its config ties it; transformers ties by the config then.
-        let (embedding, head) = match config.tied {
-            true => (None, linear(&embedding, None)?),
-            false => (Some(values(&embedding)?), linear(&weights.get("lm_head.weight", &[vocab, hidden])?, None)?),
-        };
-        let layers = (0..config.layers).map(|i| Layer::load(i, &config, weights)).collect::<Result<_, _>>()?;
-        let heads = Heads { query: config.heads, kv: config.kv_heads, dim: config.head_dim };
-        let rope = RopeTable::new(config.rope.inverse_frequencies(config.head_dim));
-        let final_norm = values(&weights.get("model.norm.weight", &[hidden])?)?;
-        Ok(Model { heads, embedding, layers, final_norm, head, rope, logits: Rounding::None, config, threads })
-    }
-
-    /// The same model with logits rounded to a data type, as a head in that type gives them.
-    #[must_use]
-    pub fn with_logits(self, logits: Rounding) -> Self {
-        Model { logits, ..self }
-    }
-
-    /// What happens to logits.
-    pub fn logits(&self) -> Rounding {
-        self.logits
+    /// A missing or misshapen tensor; a device whose memory is used up.
+    pub fn load(
+        config: Config,
+        files: &ModelFiles,
+        place: &Place,
+        numbers: Numbers,
+        threads: Option<ThreadPool>,
+    ) -> Result<Self, EngineError> {
+        let weights = Weights::open(files, place.device(), numbers.weights())?;
+        Model::with_weights(config, &weights, place, numbers, threads)
     }
 
     /// A model of this shape with random weights: as fast as a real one, and good for nothing else.
     ///
     /// # Errors
     /// When memory runs out.
-    pub fn random(config: Config, threads: Option<ThreadPool>) -> Result<Self, EngineError> {
-        Model::load(config, &Weights::random(&Device::Cpu), threads)
+    pub fn random(config: Config, place: &Place, numbers: Numbers, threads: Option<ThreadPool>) -> Result<Self, EngineError> {
+        Model::with_weights(config, &Weights::random(place.device(), numbers.weights()), place, numbers, threads)
+    }
+
+    fn with_weights(
+        config: Config,
+        weights: &Weights<'_>,
+        place: &Place,
+        numbers: Numbers,
+        threads: Option<ThreadPool>,
+    ) -> Result<Self, EngineError> {
+        let backend = match numbers {
+            Numbers::Kernels { .. } => Backend::Kernels(Kernels::load(&config, weights)?),
+            Numbers::Tensors { dtype, logits } => Backend::Tensors(Tensors::load(&config, weights, place.device(), dtype, logits)?),
+        };
+        let rope = RopeTable::new(config.rope.inverse_frequencies(config.head_dim));
+        Ok(Model { config, rope, backend, numbers, place: place.clone(), threads })
+    }
+
+    /// The same with room for the keys and values of so many tokens at once and no more. The CPU's kernels take what they need.
+    #[must_use]
+    pub fn within(self, tokens: usize) -> Self {
+        let backend = match self.backend {
+            Backend::Kernels(kernels) => Backend::Kernels(kernels),
+            Backend::Tensors(tensors) => Backend::Tensors(tensors.within(tokens)),
+        };
+        Model { backend, ..self }
+    }
+
+    /// How far logits can be trusted: what they, or what they are made of, were rounded to.
+    pub fn logits(&self) -> Rounding {
+        self.numbers.noise()
+    }
+
+    /// In which numbers it computes.
+    pub fn numbers(&self) -> Numbers {
+        self.numbers
+    }
+
+    /// Where it computes.
+    pub fn place(&self) -> &Place {
+        &self.place
+    }
+
+    /// Where, by whom and in which numbers, for people: `cpu, kernels, f32`.
+    pub fn on(&self) -> String {
+        let by = match self.backend {
+            Backend::Kernels(_) => "kernels",
+            Backend::Tensors(_) => "tensors",
+        };
+        let words = [Some(self.place.name()), Some(by), Some(self.numbers.label()), self.place.hardware()];
+        words.into_iter().flatten().collect::<Vec<_>>().join(", ")
     }
 
     /// Shape and constants.
@@ -94,14 +131,17 @@ impl Model {
 
     /// A pool for this model's keys and values.
     pub fn pool(&self) -> Pool {
-        Pool::new(self.config.layers, self.config.kv_heads, self.config.head_dim)
+        match &self.backend {
+            Backend::Kernels(_) => Pool::new(self.config.layers, self.config.kv_heads, self.config.head_dim),
+            Backend::Tensors(tensors) => Pool::of_tensors(tensors.pages()),
+        }
     }
 
     /// One step: `ids` are the packed rows, `segments` say whose they are; the pages of every segment must be reserved. Hands the logits of
     /// all wanted rows to `read`, in order, some rows at a time.
     ///
     /// # Errors
-    /// Where a logit is not a number.
+    /// Where a logit is not a number; where a device fails.
     pub fn step(
         &mut self,
         ids: &[u32],
@@ -111,127 +151,27 @@ impl Model {
         read: ReadLogits<'_>,
     ) -> Result<(), EngineError> {
         self.rope.reach(segments.iter().map(|s| s.position + s.rows).max().unwrap_or(0));
+        let step = Step { ids, segments, wanted };
         match &self.threads {
-            Some(threads) => threads.install(|| self.compute(ids, segments, wanted, pool, read)),
-            None => self.compute(ids, segments, wanted, pool, read),
+            Some(threads) => threads.install(|| self.compute(step, pool, read)),
+            None => self.compute(step, pool, read),
         }
     }
 
-    fn compute(&self, ids: &[u32], segments: &[Segment], wanted: &[u32], pool: &mut Pool, read: ReadLogits<'_>) -> Result<(), EngineError> {
-        let hidden = self.config.hidden_size;
-        let mut x = match &self.embedding {
-            Some(embedding) => pick(embedding, hidden, ids),
-            None => self.head.embed(ids),
-        };
-        for (index, layer) in self.layers.iter().enumerate() {
-            let queries = self.write_keys_and_values(index, layer, &x, segments, pool);
-            if index + 1 < self.layers.len() {
-                self.attend_and_feed(index, layer, &mut x, &queries, segments, pool);
-            } else if !wanted.is_empty() {
-                // Nothing reads the last layer's output of the other rows.
-                let (queries, of_wanted) = (pick(&queries, self.heads.query * self.heads.dim, wanted), segments_of(segments, wanted));
-                x = pick(&x, hidden, wanted);
-                self.attend_and_feed(index, layer, &mut x, &queries, &of_wanted, pool);
-            }
-        }
-        let pieces = wanted.chunks(LOGIT_ROWS).zip(x.chunks(LOGIT_ROWS * hidden));
-        for (piece, (_, rows)) in pieces.enumerate() {
-            let mut logits = self.head.forward(&self.norm(rows, &self.final_norm));
-            logits.par_chunks_mut(1 << 16).for_each(|part| self.logits.apply(part));
+    fn compute(&self, step: Step<'_>, pool: &mut Pool, read: ReadLogits<'_>) -> Result<(), EngineError> {
+        let rounding = self.numbers.rounding();
+        let mut check = |first: usize, mut logits: Vec<f32>| {
+            logits.par_chunks_mut(1 << 16).for_each(|part| rounding.apply(part));
             if logits.par_chunks(1 << 16).any(|part| part.iter().any(|l| l.is_nan())) {
                 let why = "the model failed: a logit is not a number: the weights are broken, or too large for the data type";
                 return Err(EngineError::new(why));
             }
-            read(piece * LOGIT_ROWS, &logits);
-        }
-        Ok(())
-    }
-
-    /// Queries of all rows; their keys and values go into the pool.
-    fn write_keys_and_values(&self, index: usize, layer: &Layer, x: &[f32], segments: &[Segment], pool: &mut Pool) -> Vec<f32> {
-        let qkv = layer.qkv.forward(&self.norm(x, &layer.input_norm));
-        cpu::rotate_and_write(&qkv, segments, self.heads, &self.rope, pool, index)
-    }
-
-    /// The rest of a layer, for the rows of `x`.
-    fn attend_and_feed(&self, index: usize, layer: &Layer, x: &mut [f32], queries: &[f32], segments: &[Segment], pool: &Pool) {
-        layer.output.add_to(&cpu::paged_attention(queries, segments, self.heads, pool, index), x);
-        let gate_up = layer.gate_up.forward(&self.norm(x, &layer.post_norm));
-        layer.down.add_to(&cpu::silu_mul(&gate_up, self.config.intermediate_size), x);
-    }
-
-    fn norm(&self, x: &[f32], weight: &[f32]) -> Vec<f32> {
-        cpu::rms_norm(x, weight, self.config.rms_norm_eps as f32)
-    }
-}
-
-/// Some rows of a matrix.
-fn pick(matrix: &[f32], width: usize, rows: &[u32]) -> Vec<f32> {
-    rows.iter().flat_map(|row| &matrix[*row as usize * width..][..width]).copied().collect()
-}
-
-/// The segments of some rows of a step, when these rows stand alone in their order.
-fn segments_of(segments: &[Segment], rows: &[u32]) -> Vec<Segment> {
-    let mut picked: Vec<Segment> = Vec::new();
-    for (at, row) in rows.iter().enumerate() {
-        let row = *row as usize;
-        let owner = segments.iter().find(|s| (s.row..s.row + s.rows).contains(&row)).expect("every row of a step is in a segment");
-        let position = owner.position + row - owner.row;
-        match picked.last_mut() {
-            Some(last) if last.pages == owner.pages && last.position + last.rows == position => last.rows += 1,
-            _ => picked.push(Segment { row: at, rows: 1, position, pages: owner.pages.clone() }),
-        }
-    }
-    picked
-}
-
-impl Layer {
-    fn load(index: usize, config: &Config, weights: &Weights<'_>) -> Result<Self, EngineError> {
-        let (hidden, inner) = (config.hidden_size, config.intermediate_size);
-        let (q, kv) = (config.heads * config.head_dim, config.kv_heads * config.head_dim);
-        let get = |name: &str, shape: &[usize]| weights.get(&format!("model.layers.{index}.{name}"), shape);
-        let stack = |parts: &[Tensor]| Tensor::cat(parts, 0).map_err(|e| EngineError::new(format!("layer {index}: {e}")));
-        let qkv = ["q", "k", "v"].into_iter().zip([q, kv, kv]);
-        let qkv_weights: Vec<Tensor> =
-            qkv.clone().map(|(n, w)| get(&format!("self_attn.{n}_proj.weight"), &[w, hidden])).collect::<Result<_, _>>()?;
-        let qkv_bias = match config.bias {
-            Bias::None => None,
-            Bias::Qkv | Bias::All => {
-                let parts: Vec<Tensor> = qkv.map(|(n, w)| get(&format!("self_attn.{n}_proj.bias"), &[w])).collect::<Result<_, _>>()?;
-                Some(stack(&parts)?)
-            }
+            read(first, &logits);
+            Ok(())
         };
-        let output_bias = if config.bias == Bias::All { Some(get("self_attn.o_proj.bias", &[hidden])?) } else { None };
-        let gate_up = stack(&[get("mlp.gate_proj.weight", &[inner, hidden])?, get("mlp.up_proj.weight", &[inner, hidden])?])?;
-        Ok(Layer {
-            input_norm: values(&get("input_layernorm.weight", &[hidden])?)?,
-            qkv: linear(&stack(&qkv_weights)?, qkv_bias.as_ref())?,
-            output: linear(&get("self_attn.o_proj.weight", &[hidden, q])?, output_bias.as_ref())?,
-            post_norm: values(&get("post_attention_layernorm.weight", &[hidden])?)?,
-            gate_up: linear(&gate_up, None)?,
-            down: linear(&get("mlp.down_proj.weight", &[hidden, inner])?, None)?,
-        })
-    }
-}
-
-fn linear(weight: &Tensor, bias: Option<&Tensor>) -> Result<Linear, EngineError> {
-    Linear::new(weight, bias).map_err(|e| EngineError::new(format!("failed to lay out weights: {e}")))
-}
-
-fn values(tensor: &Tensor) -> Result<Vec<f32>, EngineError> {
-    tensor.flatten_all().and_then(|t| t.to_vec1()).map_err(|e| EngineError::new(format!("failed to read weights: {e}")))
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-
-    #[test]
-    fn rows_keep_their_segments() {
-        let segment = |row, rows, position, page| Segment { row, rows, position, pages: vec![page] };
-        let segments = [segment(0, 1, 9, 1), segment(1, 4, 0, 2), segment(5, 3, 7, 3)];
-        let picked: Vec<(usize, usize, usize, u32)> =
-            segments_of(&segments, &[0, 2, 3, 5, 7]).iter().map(|s| (s.row, s.rows, s.position, s.pages[0])).collect();
-        assert_eq!(picked, [(0, 1, 9, 1), (1, 2, 1, 2), (3, 1, 7, 3), (4, 1, 9, 3)]);
+        match &self.backend {
+            Backend::Kernels(kernels) => kernels.compute(step, &self.rope, pool, &mut check),
+            Backend::Tensors(tensors) => tensors.compute(step, &self.rope, pool, &mut check),
+        }
     }
 }

@@ -1,7 +1,7 @@
 //! Shapes of published models, by name: for measuring with random weights where the real ones are not at hand. Values are those of each
 //! model's config.json.
 
-use super::config::{Bias, Config, Llama3Scaling, Rope};
+use super::config::{Bias, Config, Llama3Scaling, Rope, Scaling};
 
 /// What [`config`] knows.
 pub const NAMES: [&str; 4] = ["llama-135m", "llama-3.2-1b", "llama-3.1-8b", "llama-3.1-70b"];
@@ -18,7 +18,7 @@ pub fn config(name: &str) -> Option<Config> {
     };
     let llama3 = |factor| Llama3Scaling { factor, low_freq_factor: 1.0, high_freq_factor: 4.0, original_max_position_embeddings: 8192.0 };
     let rope = match factor {
-        Some(factor) => Rope { theta: 500_000.0, scaling: Some(llama3(factor)) },
+        Some(factor) => Rope { theta: 500_000.0, scaling: Some(Scaling::Llama3(llama3(factor))) },
         None => Rope { theta: 10_000.0, scaling: None },
     };
     let max_position_embeddings = if rope.scaling.is_some() { 131_072 } else { 8192 };
@@ -61,10 +61,15 @@ impl Config {
         (self.vocab_size * self.hidden_size) as u64
     }
 
-    /// All weights as this engine holds them: in f32, a tied embedding once.
-    pub fn weight_bytes(&self) -> u64 {
+    /// All weights, a tied embedding once.
+    pub fn weights(&self) -> u64 {
         let tables = if self.tied { 1 } else { 2 };
-        4 * (self.layer_weights() + tables * self.head_weights())
+        self.layer_weights() + tables * self.head_weights()
+    }
+
+    /// All weights as the CPU's kernels hold them: in f32.
+    pub fn weight_bytes(&self) -> u64 {
+        4 * self.weights()
     }
 
     /// Keys and values of one token, in f32.

@@ -6,10 +6,11 @@
 
 use super::batch::{self, Limits, Listener, TokenOutput, TokenRequest};
 use super::config::Config;
+use super::device::Numbers;
 use super::model::Model;
 use super::ops::linear::Linear;
 use crate::engine::{EngineError, Sampling, Stats};
-use candle_core::{Device, Tensor};
+use candle_core::{DType, Device, Tensor};
 use rayon::prelude::*;
 use std::{
     ops::ControlFlow,
@@ -19,7 +20,7 @@ use std::{
 /// What the machine can do at best.
 #[derive(Clone, Copy, Debug)]
 pub struct Peaks {
-    /// Floating-point operations a second in a large f32 matrix product (a multiply-add is two).
+    /// Floating-point operations a second in a large matrix product (a multiply-add is two), in the model's data type.
     pub flops: f64,
     /// Bytes a second that a copy moves between large buffers, reads and writes counted.
     pub bytes: f64,
@@ -28,11 +29,34 @@ pub struct Peaks {
 /// How long a peak is looked for: other work on the machine hides it for moments.
 const LOOK: Duration = Duration::from_secs(1);
 
-/// Measures the peaks: the best of many tries. Where the machine is busy all the while they come out too low, and shares of them too high.
+/// Measures the peaks of what a model computes with: the best of many tries. Where the machine is busy all the while they come out too low,
+/// and shares of them too high.
 ///
 /// # Errors
 /// When memory runs out.
-pub fn peaks() -> Result<Peaks, EngineError> {
+pub fn peaks(model: &Model) -> Result<Peaks, EngineError> {
+    match model.numbers() {
+        Numbers::Kernels { .. } => peaks_of_kernels(),
+        Numbers::Tensors { dtype, .. } => {
+            peaks_of_tensors(model.place().device(), dtype).map_err(|e| EngineError::new(format!("the device failed: {e}")))
+        }
+    }
+}
+
+/// A product and a copy on a device, each waited for.
+fn peaks_of_tensors(device: &Device, dtype: DType) -> candle_core::Result<Peaks> {
+    let (side, numbers) = if device.is_cpu() { (1024, 32 << 20) } else { (8192, 1 << 30) };
+    let matrix = Tensor::ones((side, side), dtype, device)?;
+    let large = Tensor::ones(numbers, dtype, device)?;
+    // The first of each loads its kernel.
+    drop((matrix.matmul(&matrix)?, large.copy()?));
+    let product = best(|| drop(matrix.matmul(&matrix).and_then(|_| device.synchronize())));
+    let copy = best(|| drop(large.copy().and_then(|_| device.synchronize())));
+    let bytes = (2 * dtype.size_in_bytes() * numbers) as f64;
+    Ok(Peaks { flops: 2.0 * (side as f64).powi(3) / product, bytes: bytes / copy })
+}
+
+fn peaks_of_kernels() -> Result<Peaks, EngineError> {
     const SIDE: usize = 1024;
     const FLOATS: usize = 32 << 20;
     const CHUNK: usize = 1 << 20;
@@ -140,11 +164,12 @@ impl Taken {
 
     /// Part of the peak of copies that the bytes read in decoding came to: each step reads the weights once, and each sequence's keys and
     /// values.
-    pub fn share_of_bytes(&self, config: &Config, work: Workload, peaks: Peaks) -> f64 {
+    pub fn share_of_bytes(&self, model: &Model, work: Workload, peaks: Peaks) -> f64 {
+        let (config, bytes) = (model.config(), model.numbers().bytes());
         let steps = work.new.saturating_sub(1) as u64;
-        let weights = 4 * (config.layer_weights() + config.head_weights());
+        let weights = bytes * (config.layer_weights() + config.head_weights());
         let held: u64 = (0..steps).map(|step| (work.shared + work.own) as u64 + step + 1).sum();
-        let read = steps * weights + work.documents as u64 * held * config.kv_bytes();
+        let read = steps * weights + work.documents as u64 * held * config.kv_bytes() / 4 * bytes;
         read as f64 / self.stats.decode_seconds / peaks.bytes
     }
 }

@@ -1,9 +1,13 @@
-//! Model files: from a directory (memory-mapped) or from bytes in the program; tensors by name, as f32.
+//! Model files: from a directory (memory-mapped) or from bytes in the program; tensors by name, as f32 or in a data type of a device.
 //!
 //! A missing, misshapen or truncated tensor is an error that names file and tensor.
 
+use super::{
+    cause,
+    gguf::{self, Gguf},
+};
 use crate::engine::EngineError;
-use candle_core::{Device, Tensor};
+use candle_core::{DType, Device, Tensor};
 use half::{bf16, f16};
 use memmap2::Mmap;
 use rayon::prelude::*;
@@ -54,7 +58,7 @@ pub enum Bytes {
 }
 
 impl Bytes {
-    fn as_slice(&self) -> &[u8] {
+    pub(super) fn as_slice(&self) -> &[u8] {
         match self {
             Bytes::Mapped(map) => map,
             Bytes::Static(bytes) => bytes,
@@ -64,11 +68,14 @@ impl Bytes {
 
 impl ModelFiles {
     /// Reads the small files of a model directory and maps its weights: `model.safetensors`, else the shards that
-    /// `model.safetensors.index.json` names.
+    /// `model.safetensors.index.json` names. Where the path is that of a GGUF file: what it and the files beside it say.
     ///
     /// # Errors
     /// When a file that must be there is missing or unreadable.
     pub fn open(dir: &Path) -> Result<Self, EngineError> {
+        if is_gguf(dir) {
+            return gguf::model_files(dir, map(dir.to_owned())?);
+        }
         if !dir.is_dir() {
             return Err(EngineError::new(format!("model directory {} does not exist", dir.display())));
         }
@@ -108,6 +115,8 @@ impl ModelFiles {
         const WHOLE: usize = 64 << 20;
         const EVERY: usize = 1 << 20;
         const SAMPLE: usize = 4 << 10;
+        // Metadata with a vocabulary and its merges.
+        const GGUF_HEADER: u64 = 16 << 20;
         let mut hash = Sha256::new();
         for file in &self.weights {
             let bytes = file.bytes.as_slice();
@@ -117,13 +126,21 @@ impl ModelFiles {
                 hash.update(bytes);
                 continue;
             }
-            let header = bytes.first_chunk().map_or(0, |b| u64::from_le_bytes(*b));
+            let header = match bytes.starts_with(gguf::MAGIC) {
+                true => GGUF_HEADER,
+                false => bytes.first_chunk().map_or(0, |b| u64::from_le_bytes(*b)),
+            };
             let tensors = usize::try_from(header).unwrap_or(usize::MAX).saturating_add(8).min(bytes.len());
             hash.update(&bytes[..tensors]);
             bytes[tensors..].chunks(EVERY).for_each(|part| hash.update(&part[..SAMPLE.min(part.len())]));
         }
         hash.finalize().iter().map(|b| format!("{b:02x}")).collect()
     }
+}
+
+/// Whether a path names a file of llama.cpp's format.
+pub fn is_gguf(path: &Path) -> bool {
+    path.extension().is_some_and(|extension| extension.eq_ignore_ascii_case("gguf")) && path.is_file()
 }
 
 fn required(dir: &Path, name: &str) -> Result<Vec<u8>, EngineError> {
@@ -134,7 +151,7 @@ fn required(dir: &Path, name: &str) -> Result<Vec<u8>, EngineError> {
     })
 }
 
-fn optional(dir: &Path, name: &str) -> Result<Option<Vec<u8>>, EngineError> {
+pub(super) fn optional(dir: &Path, name: &str) -> Result<Option<Vec<u8>>, EngineError> {
     let path = dir.join(name);
     match std::fs::read(&path) {
         Ok(bytes) => Ok(Some(bytes)),
@@ -172,12 +189,23 @@ fn map(path: PathBuf) -> Result<WeightFile, EngineError> {
 pub struct Weights<'f> {
     source: Source<'f>,
     device: Device,
-    rounding: Rounding,
+    conversion: Conversion,
+}
+
+/// What becomes of a tensor's numbers.
+#[derive(Clone, Copy, Debug, PartialEq)]
+pub enum Conversion {
+    /// f32, on the host, rounded first.
+    Rounded(Rounding),
+    /// A data type: where the file has it, its bytes go to the device as they are.
+    To(DType),
 }
 
 enum Source<'f> {
     /// All weight files.
     Files(Vec<(&'f str, SafeTensors<'f>)>),
+    /// One file of llama.cpp's format.
+    Gguf(Gguf<'f>),
     /// Nothing: numbers are made up.
     Random,
 }
@@ -220,7 +248,13 @@ impl<'f> Weights<'f> {
     ///
     /// # Errors
     /// A file that is cut short or no safetensors file.
-    pub fn open(files: &'f ModelFiles, device: &Device, rounding: Rounding) -> Result<Self, EngineError> {
+    pub fn open(files: &'f ModelFiles, device: &Device, conversion: Conversion) -> Result<Self, EngineError> {
+        if let [file] = files.weights.as_slice()
+            && file.bytes.as_slice().starts_with(gguf::MAGIC)
+        {
+            let source = Source::Gguf(Gguf::parse(&file.name, file.bytes.as_slice())?);
+            return Ok(Weights { source, device: device.clone(), conversion });
+        }
         let open = |file: &'f WeightFile| match SafeTensors::deserialize(file.bytes.as_slice()) {
             Ok(tensors) => Ok((file.name.as_str(), tensors)),
             Err(e) => Err(EngineError::with_hint(
@@ -229,22 +263,23 @@ impl<'f> Weights<'f> {
             )),
         };
         let files = files.weights.iter().map(open).collect::<Result<_, _>>()?;
-        Ok(Weights { source: Source::Files(files), device: device.clone(), rounding })
+        Ok(Weights { source: Source::Files(files), device: device.clone(), conversion })
     }
 
     /// Weights of any model, made up: the same at every call. Matrices have the spread of an untrained model, norms are 1, biases 0.
-    pub fn random(device: &Device) -> Weights<'static> {
-        Weights { source: Source::Random, device: device.clone(), rounding: Rounding::None }
+    pub fn random(device: &Device, conversion: Conversion) -> Weights<'static> {
+        Weights { source: Source::Random, device: device.clone(), conversion }
     }
 
-    /// A tensor of exactly this shape, as f32.
+    /// A tensor of exactly this shape, on the device.
     ///
     /// # Errors
     /// It is missing, has another shape, or a type other than F32, F16 and BF16.
     pub fn get(&self, name: &str, shape: &[usize]) -> Result<Tensor, EngineError> {
-        let Source::Files(files) = &self.source else {
-            return Tensor::from_vec(made_up(name, shape), shape, &self.device)
-                .map_err(|e| EngineError::new(format!("tensor {name}: {e}")));
+        let files = match &self.source {
+            Source::Files(files) => files,
+            Source::Gguf(gguf) => return self.converted(name, gguf.values(name, shape)?, shape),
+            Source::Random => return self.converted(name, made_up(name, shape), shape),
         };
         let found = files.iter().find_map(|(file, tensors)| Some((*file, tensors.tensor(name).ok()?)));
         let Some((file, view)) = found else {
@@ -257,23 +292,41 @@ impl<'f> Weights<'f> {
                 view.shape()
             )));
         }
-        let values = self.values(view.dtype(), view.data()).ok_or_else(|| {
-            EngineError::new(format!("{file}: tensor {name} is of type {:?}; F32, F16 and BF16 are supported", view.dtype()))
-        })?;
-        Tensor::from_vec(values, shape, &self.device).map_err(|e| EngineError::new(format!("{file}: tensor {name}: {e}")))
+        let dtype = match view.dtype() {
+            Dtype::F32 => DType::F32,
+            Dtype::F16 => DType::F16,
+            Dtype::BF16 => DType::BF16,
+            other => return Err(EngineError::new(format!("{file}: tensor {name} is of type {other:?}; F32, F16 and BF16 are supported"))),
+        };
+        let tensor = match self.conversion {
+            Conversion::Rounded(rounding) => Tensor::from_vec(values(dtype, view.data(), rounding), shape, &self.device),
+            Conversion::To(wanted) => Tensor::from_raw_buffer(view.data(), dtype, shape, &self.device).and_then(|t| t.to_dtype(wanted)),
+        };
+        tensor.map_err(|e| EngineError::new(format!("{file}: tensor {name}: {}", cause(e))))
     }
 
-    fn values(&self, dtype: Dtype, data: &[u8]) -> Option<Vec<f32>> {
-        let two = |bytes: &[u8]| u16::from_le_bytes([bytes[0], bytes[1]]);
-        let mut values: Vec<f32> = match dtype {
-            Dtype::F32 => data.chunks_exact(4).map(|b| f32::from_le_bytes([b[0], b[1], b[2], b[3]])).collect(),
-            Dtype::F16 => data.chunks_exact(2).map(|b| f16::from_bits(two(b)).to_f32()).collect(),
-            Dtype::BF16 => data.chunks_exact(2).map(|b| bf16::from_bits(two(b)).to_f32()).collect(),
-            _ => return None,
-        };
-        self.rounding.apply(&mut values);
-        Some(values)
+    fn converted(&self, name: &str, mut values: Vec<f32>, shape: &[usize]) -> Result<Tensor, EngineError> {
+        if let Conversion::Rounded(rounding) = self.conversion {
+            rounding.apply(&mut values);
+        }
+        let tensor = Tensor::from_vec(values, shape, &self.device).and_then(|tensor| match self.conversion {
+            Conversion::Rounded(_) => Ok(tensor),
+            Conversion::To(dtype) => tensor.to_dtype(dtype),
+        });
+        tensor.map_err(|e| EngineError::new(format!("tensor {name}: {}", cause(e))))
     }
+}
+
+/// The numbers of a tensor in a file, rounded, as f32.
+fn values(dtype: DType, data: &[u8], rounding: Rounding) -> Vec<f32> {
+    let two = |bytes: &[u8]| u16::from_le_bytes([bytes[0], bytes[1]]);
+    let mut values: Vec<f32> = match dtype {
+        DType::F16 => data.chunks_exact(2).map(|b| f16::from_bits(two(b)).to_f32()).collect(),
+        DType::BF16 => data.chunks_exact(2).map(|b| bf16::from_bits(two(b)).to_f32()).collect(),
+        _ => data.chunks_exact(4).map(|b| f32::from_le_bytes([b[0], b[1], b[2], b[3]])).collect(),
+    };
+    rounding.apply(&mut values);
+    values
 }
 
 /// Random values of a tensor, from its name: uniform with a standard deviation of 0.02.

@@ -50,6 +50,7 @@ fn engine(spec: &RunSpec) -> Vec<(&'static str, String)> {
     let identity = &spec.engine;
     let known = [
         ("engine", Some(identity.short())),
+        ("hardware", identity.hardware.clone()),
         ("revision", identity.revision.clone()),
         ("weights", identity.weights_sha256.clone()),
         ("tokenizer", identity.tokenizer_sha256.clone()),

@@ -7,6 +7,7 @@ pub(crate) mod faults;
 pub(crate) mod hash_model;
 pub(crate) mod ids_server;
 pub(crate) mod openai;
+pub(crate) mod random_model;
 pub(crate) mod recorded;
 pub(crate) mod scripted;
 pub(crate) mod server;

@@ -1,6 +1,5 @@
-//! Operations that no tensor library has: rotary embedding by position, writes into pages, attention over pages, log-probability rows.
-//!
-//! One implementation a device; `model` calls them by these names and knows none. Only the CPU exists in this version.
+//! What a step is made of, for every backend, and the CPU's own operations: rotary embedding by position, writes into pages, attention over
+//! pages, log-probability rows.
 
 pub mod cpu;
 pub mod linear;
@@ -37,4 +36,33 @@ pub struct RowChoice {
     pub argmax: u32,
     /// Largest less second-largest logit.
     pub gap: f32,
+}
+
+/// The segments of some rows of a step, when these rows stand alone in their order.
+pub(super) fn segments_of(segments: &[Segment], rows: &[u32]) -> Vec<Segment> {
+    let mut picked: Vec<Segment> = Vec::new();
+    for (at, row) in rows.iter().enumerate() {
+        let row = *row as usize;
+        let owner = segments.iter().find(|s| (s.row..s.row + s.rows).contains(&row)).expect("every row of a step is in a segment");
+        let position = owner.position + row - owner.row;
+        match picked.last_mut() {
+            Some(last) if last.pages == owner.pages && last.position + last.rows == position => last.rows += 1,
+            _ => picked.push(Segment { row: at, rows: 1, position, pages: owner.pages.clone() }),
+        }
+    }
+    picked
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn rows_keep_their_segments() {
+        let segment = |row, rows, position, page| Segment { row, rows, position, pages: vec![page] };
+        let segments = [segment(0, 1, 9, 1), segment(1, 4, 0, 2), segment(5, 3, 7, 3)];
+        let picked: Vec<(usize, usize, usize, u32)> =
+            segments_of(&segments, &[0, 2, 3, 5, 7]).iter().map(|s| (s.row, s.rows, s.position, s.pages[0])).collect();
+        assert_eq!(picked, [(0, 1, 9, 1), (1, 2, 1, 2), (3, 1, 7, 3), (4, 1, 9, 3)]);
+    }
 }

@@ -163,7 +163,7 @@ def main():
         ["the server alone, plain client of 16 connections", f"{capacity:.0f} requests/s, {alone:.3f} ms a request", ""],
     ]
     lines = comparison.head(f"python scripts/endpoint_load.py PROGRAM WORK --runs {args.runs} --connections {args.connections}", LOOP)
-    lines += [f"JMMLU over one server, {n} requests, {args.connections} in flight; server and client share the machine"]
+    lines += [f"JMMLU over one server, {n} requests, {args.connections} in flight; server and client share the machine, niceness {os.nice(0)}"]
     text = "\n".join([*lines, "", *comparison.table(["what", "measured", "goal"], rows)]) + "\n"
     print(text, end="")
     if args.write:

@@ -2,7 +2,7 @@
 //!
 //! This is the wire: each function does one thing at the server. What is asked in which batch, and what is written down so that none is
 //! lost or made twice, is `run::judge_batch`. A request in a batch has the body that [`super::chat_server`] sends, and its answer is read by
-//! the same rules ([`lines`]).
+//! the same rules (`lines`).
 //!
 //! Wire form: `CreateBatchRequest` and `Batch` of openai/openai-openapi @f85dbe2. Azure's routes are not known well enough to be asked.
 

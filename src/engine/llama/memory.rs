@@ -19,7 +19,7 @@ const BESIDE: u64 = 512 << 20;
 struct Needs {
     weights: u64,
     activations: u64,
-    /// Keys and values of one token.
+    /// Keys and values of one token, and a part of them more: the keys of one layer are there twice while they grow.
     token: u64,
     /// Tokens there must be room for.
     tokens: u64,
@@ -59,7 +59,7 @@ impl Needs {
         Needs {
             weights: bytes * rest + of_head,
             activations: activations(config, bytes, limits) + BESIDE,
-            token: bytes * config.kv_bytes() / 4,
+            token: bytes * config.kv_bytes() / 4 * (2 * config.layers as u64 + 1) / (2 * config.layers as u64),
             tokens: (PROMPT.min(config.max_position_embeddings) + limits.rows) as u64,
         }
     }
@@ -120,7 +120,7 @@ mod tests {
     #[test]
     fn weights_and_tokens_are_those_of_the_data_type() {
         let bf16 = needs("llama-3.1-8b", DType::BF16, LogitType::AsWeights);
-        assert_eq!((bf16.weights / 1_000_000_000, bf16.token, bf16.tokens), (16, 128 << 10, 4096 + 1024));
+        assert_eq!((bf16.weights / 1_000_000_000, bf16.token, bf16.tokens), (16, (128 + 2) << 10, 4096 + 1024));
         let f32 = needs("llama-3.1-8b", DType::F32, LogitType::AsWeights);
         assert_eq!((f32.weights, f32.token), (2 * bf16.weights, 2 * bf16.token));
         let head = 128_256 * 4096;

@@ -68,9 +68,10 @@ impl TensorPages {
         let wish = pages.max(self.capacity + (self.capacity / 2).max(GROWTH));
         let capacity = self.ceiling.map_or(wish, |ceiling| wish.min(ceiling));
         let more = capacity - self.capacity;
+        let unwritten = Tensor::new(UNWRITTEN, &self.device)?.to_dtype(self.dtype)?;
         for layer in &mut self.layers {
             for pages in [&mut layer.keys, &mut layer.values] {
-                let new = Tensor::full(UNWRITTEN, (more, PAGE, self.width), &self.device)?.to_dtype(self.dtype)?;
+                let new = unwritten.broadcast_as((more, PAGE, self.width))?.contiguous()?;
                 // The old ones are given back before the next layer's grow.
                 *pages = Some(match pages.take() {
                     None => new,

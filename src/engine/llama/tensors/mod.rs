@@ -21,7 +21,7 @@ use attention::Sight;
 use candle_core::{DType, Device, Result, Tensor};
 use candle_nn::{ops::rms_norm, rotary_emb::rope_thd};
 use half::{bf16, f16};
-use pages::TensorPages;
+use pages::{Targets, TensorPages};
 use rayon::prelude::*;
 
 /// `x W + b`.
@@ -70,7 +70,7 @@ pub(super) struct Tensors {
 
 /// What one step needs in every layer.
 struct Ready {
-    slots: Tensor,
+    targets: Targets,
     cos: Tensor,
     sin: Tensor,
     sight: Sight,
@@ -163,16 +163,15 @@ impl Tensors {
     }
 
     fn prepare(&self, step: Step<'_>, rope: &RopeTable, pages: &TensorPages) -> Result<Ready> {
-        let (mut slots, mut cos, mut sin) = (Vec::new(), Vec::new(), Vec::new());
-        for Segment { rows, position, pages, .. } in step.segments {
+        let (mut cos, mut sin) = (Vec::new(), Vec::new());
+        for Segment { rows, position, .. } in step.segments {
             for position in *position..position + rows {
-                slots.push(pages[position / PAGE] * PAGE as u32 + (position % PAGE) as u32);
                 let (c, s) = rope.at(position);
                 cos.extend_from_slice(c);
                 sin.extend_from_slice(s);
             }
         }
-        let rows = slots.len();
+        let rows = step.ids.len();
         let table = |values: Vec<f32>| Tensor::from_vec(values, (rows, self.heads.dim / 2), &self.device)?.to_dtype(self.dtype);
         let last = if step.wanted.is_empty() {
             None
@@ -181,7 +180,7 @@ impl Tensors {
             Some((Tensor::new(step.wanted, &self.device)?, sight))
         };
         let sight = Sight::new(step.segments, self.heads, self.piece, &self.device)?;
-        Ok(Ready { slots: pages.slots(slots)?, cos: table(cos)?, sin: table(sin)?, sight, last })
+        Ok(Ready { targets: pages.targets(step.segments)?, cos: table(cos)?, sin: table(sin)?, sight, last })
     }
 
     /// Queries of all rows, `[row][query head * dim]`; their keys and values go into the pages.
@@ -194,7 +193,7 @@ impl Tensors {
             rope_thd(&part, &ready.cos, &ready.sin)?.reshape((rows, heads * dim))
         };
         let values = qkv.narrow(1, (query + kv) * dim, kv * dim)?.contiguous()?;
-        pages.write(index, &ready.slots, &rotated(query, kv)?, &values)?;
+        pages.write(index, &ready.targets, &rotated(query, kv)?, &values)?;
         rotated(0, query)
     }
 

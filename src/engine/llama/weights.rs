@@ -2,6 +2,7 @@
 //!
 //! A missing, misshapen or truncated tensor is an error that names file and tensor.
 
+use super::device::failed;
 use crate::engine::EngineError;
 use candle_core::{DType, Device, Tensor};
 use half::{bf16, f16};
@@ -256,7 +257,7 @@ impl<'f> Weights<'f> {
                 Conversion::Rounded(_) => Ok(tensor),
                 Conversion::To(dtype) => tensor.to_dtype(dtype),
             });
-            return made_up.map_err(|e| EngineError::new(format!("tensor {name}: {e}")));
+            return made_up.map_err(failed(format!("tensor {name}")));
         };
         let found = files.iter().find_map(|(file, tensors)| Some((*file, tensors.tensor(name).ok()?)));
         let Some((file, view)) = found else {
@@ -279,7 +280,7 @@ impl<'f> Weights<'f> {
             Conversion::Rounded(rounding) => Tensor::from_vec(values(dtype, view.data(), rounding), shape, &self.device),
             Conversion::To(wanted) => Tensor::from_raw_buffer(view.data(), dtype, shape, &self.device).and_then(|t| t.to_dtype(wanted)),
         };
-        tensor.map_err(|e| EngineError::new(format!("{file}: tensor {name}: {e}")))
+        tensor.map_err(failed(format!("{file}: tensor {name}")))
     }
 }
 

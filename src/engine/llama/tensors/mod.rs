@@ -12,6 +12,7 @@ pub(super) use attention::PIECE;
 use super::LogitType;
 use super::checkpoint::{Ends, LayerTensors};
 use super::config::Config;
+use super::device::failed;
 use super::kv::{PAGE, Pool};
 use super::model::{LOGIT_ROWS, RawLogits, Step};
 use super::ops::{Heads, Segment, cpu::RopeTable, segments_of};
@@ -90,12 +91,12 @@ impl Tensors {
         dtype: DType,
         logits: LogitType,
     ) -> std::result::Result<Self, EngineError> {
-        let failed = |e: candle_core::Error| EngineError::new(format!("failed to lay out weights: {e}"));
+        let failed = failed("failed to lay out weights");
         let Ends { embedding, head, final_norm } = Ends::load(config, weights)?;
         let head = head.unwrap_or_else(|| embedding.clone());
         let head = match logits {
             LogitType::AsWeights => head,
-            LogitType::F32 => head.to_dtype(DType::F32).map_err(failed)?,
+            LogitType::F32 => head.to_dtype(DType::F32).map_err(&failed)?,
         };
         Ok(Tensors {
             heads: Heads { query: config.heads, kv: config.kv_heads, dim: config.head_dim },
@@ -103,9 +104,9 @@ impl Tensors {
             epsilon: config.rms_norm_eps as f32,
             embedding,
             layers: (0..config.layers)
-                .map(|i| Layer::load(LayerTensors::load(i, config, weights)?).map_err(failed))
+                .map(|i| Layer::load(LayerTensors::load(i, config, weights)?).map_err(&failed))
                 .collect::<std::result::Result<_, _>>()?,
-            final_norm: final_norm.to_dtype(DType::F32).map_err(failed)?,
+            final_norm: final_norm.to_dtype(DType::F32).map_err(&failed)?,
             head: Linear { weight: head, bias: None },
             dtype,
             device: device.clone(),
@@ -136,11 +137,11 @@ impl Tensors {
         read: RawLogits<'_>,
     ) -> std::result::Result<(), EngineError> {
         let pages = pool.tensors()?;
-        let failed = |e: candle_core::Error| EngineError::new(format!("the device failed: {e}"));
-        let Some(x) = self.layers(step, rope, pages).map_err(failed)? else { return Ok(()) };
+        let failed = failed("the device failed");
+        let Some(x) = self.layers(step, rope, pages).map_err(&failed)? else { return Ok(()) };
         for first in (0..step.wanted.len()).step_by(LOGIT_ROWS) {
             let rows = LOGIT_ROWS.min(step.wanted.len() - first);
-            read(first, self.logits(&x, first, rows).map_err(failed)?)?;
+            read(first, self.logits(&x, first, rows).map_err(&failed)?)?;
         }
         Ok(())
     }

@@ -2,6 +2,7 @@
 //! together with all others, before anything is written.
 
 use crate::engine::EngineError;
+use crate::engine::llama::device::{failed, said};
 use crate::engine::llama::kv::PAGE;
 use crate::engine::llama::ops::Segment;
 use candle_core::{DType, Device, Result, Tensor};
@@ -70,8 +71,8 @@ impl TensorPages {
         if let Some(ceiling) = self.ceiling.filter(|ceiling| pages > *ceiling) {
             return Err(full(pages, &format!("there is room for those of {} tokens", ceiling * PAGE)));
         }
-        self.grow(pages).map_err(|e| full(pages, &e.to_string()))?;
-        self.copy().map_err(|e| EngineError::new(format!("copying keys and values failed: {e}")))
+        self.grow(pages).map_err(|e| full(pages, &said(&e)))?;
+        self.copy().map_err(failed("copying keys and values failed"))
     }
 
     /// Grows by half at least, so that a long run does not copy its pages at every step.

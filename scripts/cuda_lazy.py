@@ -29,10 +29,12 @@ FRAME = 16 * VECTORS + 8 * (len(INTEGERS) + 1)
 
 
 def functions(bindings: Path) -> dict[str, str]:
-    """Name to what a call gives back where the function is missing: `status`, `text` or `zero`."""
+    """Name to what a call gives back where the function is missing: `status`, `text`, `zero`, or a text through its second argument."""
     found = {}
     for name, result in re.findall(r"^\s+fn (\w+)\(.*\)(?: -> ([^;{]+))?;$", bindings.read_text(), re.M):
-        if "c_char" in result:
+        if name in ("cuGetErrorName", "cuGetErrorString"):
+            kind = "text_out"
+        elif "c_char" in result:
             kind = "text"
         elif re.search(r"(CUresult|Status_t|nvrtcResult)$", result):
             kind = "status"
@@ -79,6 +81,7 @@ def search(library: str, status: int, sonames: list[str], missing: dict[str, str
 static long status(void) {{ return {status}; }}
 static const char *text(void) {{ return "{sonames[0]} is not at hand"; }}
 static long zero(void) {{ return 0; }}
+static long text_out(int error, const char **out) {{ (void)error; *out = text(); return 0; }}
 
 static const struct {{ const char *name; void *missing; }} entries[] = {{
 {entries}

@@ -1,6 +1,7 @@
 //! The tensors of a checkpoint by what they are for: names and shapes of Hugging Face's Llama and Qwen2, the same for every backend.
 
 use super::config::{Bias, Config};
+use super::device::failed;
 use super::weights::Weights;
 use crate::engine::EngineError;
 use candle_core::Tensor;
@@ -52,7 +53,7 @@ impl LayerTensors {
         let (hidden, inner) = (config.hidden_size, config.intermediate_size);
         let (q, kv) = (config.heads * config.head_dim, config.kv_heads * config.head_dim);
         let get = |name: &str, shape: &[usize]| weights.get(&format!("model.layers.{index}.{name}"), shape);
-        let stack = |parts: &[Tensor]| Tensor::cat(parts, 0).map_err(|e| EngineError::new(format!("layer {index}: {e}")));
+        let stack = |parts: &[Tensor]| Tensor::cat(parts, 0).map_err(failed(format!("layer {index}")));
         let qkv = ["q", "k", "v"].into_iter().zip([q, kv, kv]);
         let qkv_weights: Vec<Tensor> =
             qkv.clone().map(|(n, w)| get(&format!("self_attn.{n}_proj.weight"), &[w, hidden])).collect::<Result<_, _>>()?;

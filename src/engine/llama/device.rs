@@ -4,6 +4,7 @@ use super::LogitType;
 use super::weights::{Conversion, Rounding};
 use crate::engine::EngineError;
 use candle_core::{DType, Device};
+use std::fmt::Display;
 
 /// A device that was found, and who computes there.
 #[derive(Clone, Debug)]
@@ -204,10 +205,20 @@ impl Numbers {
     }
 }
 
+/// An error of the tensor library, with what was being done.
+pub(super) fn failed(what: impl Display) -> impl Fn(candle_core::Error) -> EngineError {
+    move |error| EngineError::new(format!("{what}: {}", said(&error)))
+}
+
+/// What the tensor library says, without the stack that it adds where RUST_BACKTRACE is set.
+pub(super) fn said(error: &candle_core::Error) -> String {
+    error.to_string().lines().next().unwrap_or_default().to_owned()
+}
+
 /// GPUs, in a build that can use them.
 #[cfg(feature = "cuda")]
 mod gpu {
-    use super::{Device, EngineError};
+    use super::{Device, EngineError, said};
 
     /// A stream of its own: the library's usual one is another for every thread, and steps go from thread to thread.
     pub(super) fn open(asked: &str, ordinal: usize) -> Result<(Device, String), EngineError> {
@@ -217,13 +228,13 @@ mod gpu {
                 "--device cpu computes without a GPU; a GPU wants NVIDIA's driver, and cuBLAS, cuRAND and NVRTC on the library path (docs/cuda.md)",
             )
         };
-        let device = Device::new_cuda_with_stream(ordinal).map_err(|e| failed(e.to_string()))?;
+        let device = Device::new_cuda_with_stream(ordinal).map_err(|e| failed(said(&e)))?;
         let hardware = name(&device).map_err(failed)?;
         Ok((device, hardware))
     }
 
     fn name(device: &Device) -> Result<String, String> {
-        let stream = device.as_cuda_device().map_err(|e| e.to_string())?.cuda_stream();
+        let stream = device.as_cuda_device().map_err(|e| said(&e))?.cuda_stream();
         let context = stream.context();
         let name = context.name().map_err(|e| e.to_string())?;
         let (major, minor) = context.compute_capability().map_err(|e| e.to_string())?;
@@ -234,7 +245,7 @@ mod gpu {
         if !device.is_cuda() {
             return Ok(None);
         }
-        let stream = device.as_cuda_device().map_err(|e| e.to_string())?.cuda_stream();
+        let stream = device.as_cuda_device().map_err(|e| said(&e))?.cuda_stream();
         let (free, _) = stream.context().mem_get_info().map_err(|e| e.to_string())?;
         Ok(Some(free as u64))
     }
@@ -273,6 +284,12 @@ mod tests {
         }
         // Whatever the build and the machine have, there is a place.
         assert!(Place::find("auto").is_ok());
+    }
+
+    #[test]
+    fn an_error_is_told_without_its_stack() {
+        let error = candle_core::Error::Msg("no memory\n   0: candle_core::f\n   1: main\n".to_owned());
+        assert_eq!(failed("layer 3")(error).message, "layer 3: no memory");
     }
 
     #[test]

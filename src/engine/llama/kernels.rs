@@ -2,6 +2,7 @@
 
 use super::checkpoint::{Ends, LayerTensors};
 use super::config::Config;
+use super::device::failed;
 use super::kv::Pool;
 use super::model::{LOGIT_ROWS, RawLogits, Step};
 use super::ops::{
@@ -122,9 +123,9 @@ impl Layer {
 }
 
 fn linear(weight: &Tensor, bias: Option<&Tensor>) -> Result<Linear, EngineError> {
-    Linear::new(weight, bias).map_err(|e| EngineError::new(format!("failed to lay out weights: {e}")))
+    Linear::new(weight, bias).map_err(failed("failed to lay out weights"))
 }
 
 fn values(tensor: &Tensor) -> Result<Vec<f32>, EngineError> {
-    tensor.flatten_all().and_then(|t| t.to_vec1()).map_err(|e| EngineError::new(format!("failed to read weights: {e}")))
+    tensor.flatten_all().and_then(|t| t.to_vec1()).map_err(failed("failed to read weights"))
 }

@@ -7,7 +7,7 @@ use crate::engine::EngineError;
 /// Tokens a page holds.
 pub const PAGE: usize = 32;
 
-/// Keys and values of all layers, in pages. Who owns which page is decided here, for every backend alike; where the pages lie is [`Storage`].
+/// Keys and values of all layers, in pages. Who owns which page is decided here, for every backend alike; where the pages lie is `Storage`.
 #[derive(Debug)]
 pub struct Pool {
     storage: Storage,

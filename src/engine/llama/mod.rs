@@ -60,14 +60,6 @@ pub struct LoadOptions {
     pub limits: Limits,
 }
 
-/// What the tensor library says went wrong, without the list of its functions that it adds where `RUST_BACKTRACE` is set.
-fn cause(error: candle_core::Error) -> String {
-    match error {
-        candle_core::Error::WithBacktrace { inner, .. } | candle_core::Error::Context { inner, .. } => cause(*inner),
-        other => other.to_string(),
-    }
-}
-
 /// The data type of logits.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub enum LogitType {

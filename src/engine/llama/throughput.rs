@@ -6,7 +6,7 @@
 
 use super::batch::{self, Limits, Listener, TokenOutput, TokenRequest};
 use super::config::Config;
-use super::device::Numbers;
+use super::device::{Numbers, failed};
 use super::model::Model;
 use super::ops::linear::Linear;
 use crate::engine::{EngineError, Sampling, Stats};
@@ -37,9 +37,7 @@ const LOOK: Duration = Duration::from_secs(1);
 pub fn peaks(model: &Model) -> Result<Peaks, EngineError> {
     match model.numbers() {
         Numbers::Kernels { .. } => peaks_of_kernels(),
-        Numbers::Tensors { dtype, .. } => {
-            peaks_of_tensors(model.place().device(), dtype).map_err(|e| EngineError::new(format!("the device failed: {e}")))
-        }
+        Numbers::Tensors { dtype, .. } => peaks_of_tensors(model.place().device(), dtype).map_err(failed("the device failed")),
     }
 }
 
@@ -60,13 +58,13 @@ fn peaks_of_kernels() -> Result<Peaks, EngineError> {
     const SIDE: usize = 1024;
     const FLOATS: usize = 32 << 20;
     const CHUNK: usize = 1 << 20;
-    let failed = |e: candle_core::Error| EngineError::new(format!("the matrix product failed: {e}"));
-    let matrix = Tensor::rand(-1.0f32, 1.0, (SIDE, SIDE), &Device::Cpu).map_err(failed)?;
-    let linear = Linear::new(&matrix, None).map_err(failed)?;
+    let failed = failed("the matrix product failed");
+    let matrix = Tensor::rand(-1.0f32, 1.0, (SIDE, SIDE), &Device::Cpu).map_err(&failed)?;
+    let linear = Linear::new(&matrix, None).map_err(&failed)?;
     let rows = vec![1.0; SIDE * SIDE];
     let own = best(|| drop(linear.forward(&rows)));
     // Of two implementations the faster one says what the machine can do.
-    matrix.matmul(&matrix).map_err(failed)?;
+    matrix.matmul(&matrix).map_err(&failed)?;
     let candle = best(|| drop(matrix.matmul(&matrix)));
     let (from, mut to) = (vec![1.0f32; FLOATS], vec![0.0f32; FLOATS]);
     let copy = best(|| to.par_chunks_mut(CHUNK).zip(from.par_chunks(CHUNK)).for_each(|(to, from)| to.copy_from_slice(from)));

@@ -3,7 +3,7 @@
 //! A missing, misshapen or truncated tensor is an error that names file and tensor.
 
 use super::{
-    cause,
+    device::failed,
     gguf::{self, Gguf},
 };
 use crate::engine::EngineError;
@@ -302,7 +302,7 @@ impl<'f> Weights<'f> {
             Conversion::Rounded(rounding) => Tensor::from_vec(values(dtype, view.data(), rounding), shape, &self.device),
             Conversion::To(wanted) => Tensor::from_raw_buffer(view.data(), dtype, shape, &self.device).and_then(|t| t.to_dtype(wanted)),
         };
-        tensor.map_err(|e| EngineError::new(format!("{file}: tensor {name}: {}", cause(e))))
+        tensor.map_err(failed(format!("{file}: tensor {name}")))
     }
 
     fn converted(&self, name: &str, mut values: Vec<f32>, shape: &[usize]) -> Result<Tensor, EngineError> {
@@ -313,7 +313,7 @@ impl<'f> Weights<'f> {
             Conversion::Rounded(_) => Ok(tensor),
             Conversion::To(dtype) => tensor.to_dtype(dtype),
         });
-        tensor.map_err(|e| EngineError::new(format!("tensor {name}: {}", cause(e))))
+        tensor.map_err(failed(format!("tensor {name}")))
     }
 }
 

@@ -7,7 +7,7 @@
 mod tokenizer;
 
 use super::{
-    cause,
+    device::failed,
     weights::{ModelFiles, WeightFile},
 };
 use crate::engine::EngineError;
@@ -63,12 +63,8 @@ impl<'f> Gguf<'f> {
     /// # Errors
     /// A damaged file.
     pub(super) fn parse(name: &'f str, bytes: &'f [u8]) -> Result<Self, EngineError> {
-        let content = Content::read(&mut Cursor::new(bytes)).map_err(|e| {
-            EngineError::with_hint(
-                format!("{name} is not a whole GGUF file: {} ({} bytes)", cause(e), bytes.len()),
-                "download the file again",
-            )
-        })?;
+        let content = Content::read(&mut Cursor::new(bytes))
+            .map_err(|e| damaged(failed(format!("{name} is not a whole GGUF file of {} bytes", bytes.len()))(e)))?;
         Ok(Gguf { name, bytes, content })
     }
 
@@ -231,8 +227,12 @@ impl<'f> Gguf<'f> {
     fn dequantized(&self, name: &str) -> Result<Vec<f32>, EngineError> {
         let tensor = self.content.tensor(&mut Cursor::new(self.bytes), name, &Device::Cpu);
         let values = tensor.and_then(|tensor| tensor.dequantize(&Device::Cpu)).and_then(|tensor| tensor.flatten_all()?.to_vec1());
-        values.map_err(|e| EngineError::with_hint(format!("{}: tensor {name}: {}", self.name, cause(e)), "download the file again"))
+        values.map_err(|e| damaged(failed(format!("{}: tensor {name}", self.name))(e)))
     }
+}
+
+fn damaged(error: EngineError) -> EngineError {
+    EngineError::with_hint(error.message, "download the file again")
 }
 
 fn integer(value: &Value) -> Option<u64> {

@@ -163,9 +163,9 @@ mod tests {
     fn pages() -> TensorPages {
         let mut pages = TensorPages::new(1, WIDTHS.kv * WIDTHS.dim, DType::F32, &Device::Cpu, None);
         pages.settle(12).unwrap();
-        let slots = pages.slots((0..12 * PAGE as u32).collect()).unwrap();
+        let targets = pages.targets(&[Segment { row: 0, rows: 12 * PAGE, position: 0, pages: (0..12).collect() }]).unwrap();
         let of_kv = |seed| numbers(12 * PAGE, WIDTHS.kv * WIDTHS.dim, seed);
-        pages.write(0, &slots, &of_kv(1), &of_kv(2)).unwrap();
+        pages.write(0, &targets, &of_kv(1), &of_kv(2)).unwrap();
         pages
     }
 

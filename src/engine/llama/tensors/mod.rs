@@ -12,6 +12,7 @@ pub(super) use attention::PIECE;
 use super::LogitType;
 use super::checkpoint::{Ends, LayerTensors};
 use super::config::Config;
+use super::device::failed;
 use super::kv::{PAGE, Pool};
 use super::model::{LOGIT_ROWS, RawLogits, Step};
 use super::ops::{Heads, Segment, cpu::RopeTable, segments_of};
@@ -21,7 +22,7 @@ use attention::Sight;
 use candle_core::{DType, Device, Result, Tensor};
 use candle_nn::{ops::rms_norm, rotary_emb::rope_thd};
 use half::{bf16, f16};
-use pages::TensorPages;
+use pages::{Targets, TensorPages};
 use rayon::prelude::*;
 
 /// `x W + b`.
@@ -70,7 +71,7 @@ pub(super) struct Tensors {
 
 /// What one step needs in every layer.
 struct Ready {
-    slots: Tensor,
+    targets: Targets,
     cos: Tensor,
     sin: Tensor,
     sight: Sight,
@@ -90,12 +91,12 @@ impl Tensors {
         dtype: DType,
         logits: LogitType,
     ) -> std::result::Result<Self, EngineError> {
-        let failed = |e: candle_core::Error| EngineError::new(format!("failed to lay out weights: {e}"));
+        let failed = failed("failed to lay out weights");
         let Ends { embedding, head, final_norm } = Ends::load(config, weights)?;
         let head = head.unwrap_or_else(|| embedding.clone());
         let head = match logits {
             LogitType::AsWeights => head,
-            LogitType::F32 => head.to_dtype(DType::F32).map_err(failed)?,
+            LogitType::F32 => head.to_dtype(DType::F32).map_err(&failed)?,
         };
         Ok(Tensors {
             heads: Heads { query: config.heads, kv: config.kv_heads, dim: config.head_dim },
@@ -103,9 +104,9 @@ impl Tensors {
             epsilon: config.rms_norm_eps as f32,
             embedding,
             layers: (0..config.layers)
-                .map(|i| Layer::load(LayerTensors::load(i, config, weights)?).map_err(failed))
+                .map(|i| Layer::load(LayerTensors::load(i, config, weights)?).map_err(&failed))
                 .collect::<std::result::Result<_, _>>()?,
-            final_norm: final_norm.to_dtype(DType::F32).map_err(failed)?,
+            final_norm: final_norm.to_dtype(DType::F32).map_err(&failed)?,
             head: Linear { weight: head, bias: None },
             dtype,
             device: device.clone(),
@@ -136,11 +137,11 @@ impl Tensors {
         read: RawLogits<'_>,
     ) -> std::result::Result<(), EngineError> {
         let pages = pool.tensors()?;
-        let failed = |e: candle_core::Error| EngineError::new(format!("the device failed: {e}"));
-        let Some(x) = self.layers(step, rope, pages).map_err(failed)? else { return Ok(()) };
+        let failed = failed("the device failed");
+        let Some(x) = self.layers(step, rope, pages).map_err(&failed)? else { return Ok(()) };
         for first in (0..step.wanted.len()).step_by(LOGIT_ROWS) {
             let rows = LOGIT_ROWS.min(step.wanted.len() - first);
-            read(first, self.logits(&x, first, rows).map_err(failed)?)?;
+            read(first, self.logits(&x, first, rows).map_err(&failed)?)?;
         }
         Ok(())
     }
@@ -163,16 +164,15 @@ impl Tensors {
     }
 
     fn prepare(&self, step: Step<'_>, rope: &RopeTable, pages: &TensorPages) -> Result<Ready> {
-        let (mut slots, mut cos, mut sin) = (Vec::new(), Vec::new(), Vec::new());
-        for Segment { rows, position, pages, .. } in step.segments {
+        let (mut cos, mut sin) = (Vec::new(), Vec::new());
+        for Segment { rows, position, .. } in step.segments {
             for position in *position..position + rows {
-                slots.push(pages[position / PAGE] * PAGE as u32 + (position % PAGE) as u32);
                 let (c, s) = rope.at(position);
                 cos.extend_from_slice(c);
                 sin.extend_from_slice(s);
             }
         }
-        let rows = slots.len();
+        let rows = step.ids.len();
         let table = |values: Vec<f32>| Tensor::from_vec(values, (rows, self.heads.dim / 2), &self.device)?.to_dtype(self.dtype);
         let last = if step.wanted.is_empty() {
             None
@@ -181,7 +181,7 @@ impl Tensors {
             Some((Tensor::new(step.wanted, &self.device)?, sight))
         };
         let sight = Sight::new(step.segments, self.heads, self.piece, &self.device)?;
-        Ok(Ready { slots: pages.slots(slots)?, cos: table(cos)?, sin: table(sin)?, sight, last })
+        Ok(Ready { targets: pages.targets(step.segments)?, cos: table(cos)?, sin: table(sin)?, sight, last })
     }
 
     /// Queries of all rows, `[row][query head * dim]`; their keys and values go into the pages.
@@ -194,7 +194,7 @@ impl Tensors {
             rope_thd(&part, &ready.cos, &ready.sin)?.reshape((rows, heads * dim))
         };
         let values = qkv.narrow(1, (query + kv) * dim, kv * dim)?.contiguous()?;
-        pages.write(index, &ready.slots, &rotated(query, kv)?, &values)?;
+        pages.write(index, &ready.targets, &rotated(query, kv)?, &values)?;
         rotated(0, query)
     }
 

@@ -2,7 +2,9 @@
 //! together with all others, before anything is written.
 
 use crate::engine::EngineError;
+use crate::engine::llama::device::{failed, said};
 use crate::engine::llama::kv::PAGE;
+use crate::engine::llama::ops::Segment;
 use candle_core::{DType, Device, Result, Tensor};
 use std::collections::BTreeMap;
 
@@ -35,6 +37,19 @@ struct PagedLayer {
     values: Option<Tensor>,
 }
 
+/// Where the rows of a step go: whole pages, and single tokens. A scatter goes over its targets one after the other and over the numbers of a
+/// target side by side, so that few large targets are many times faster than many small ones.
+pub(super) struct Targets(Vec<Part>);
+
+struct Part {
+    /// Rows of the step, `tokens` for each target.
+    rows: Tensor,
+    /// Number of the target, once for each of its numbers.
+    to: Tensor,
+    /// Tokens of a target: a page's, or one.
+    tokens: usize,
+}
+
 impl TensorPages {
     /// No pages yet.
     pub(super) fn new(layers: usize, width: usize, dtype: DType, device: &Device, ceiling: Option<usize>) -> Self {
@@ -56,8 +71,8 @@ impl TensorPages {
         if let Some(ceiling) = self.ceiling.filter(|ceiling| pages > *ceiling) {
             return Err(full(pages, &format!("there is room for those of {} tokens", ceiling * PAGE)));
         }
-        self.grow(pages).map_err(|e| full(pages, &e.to_string()))?;
-        self.copy().map_err(|e| EngineError::new(format!("copying keys and values failed: {e}")))
+        self.grow(pages).map_err(|e| full(pages, &said(&e)))?;
+        self.copy().map_err(failed("copying keys and values failed"))
     }
 
     /// Grows by half at least, so that a long run does not copy its pages at every step.
@@ -100,18 +115,44 @@ impl TensorPages {
         Ok(())
     }
 
-    /// Writes keys and values of some tokens, `[token][kv_head * head_dim]`, into slots made by [`TensorPages::slots`].
-    pub(super) fn write(&self, layer: usize, slots: &Tensor, keys: &Tensor, values: &Tensor) -> Result<()> {
-        for (pages, new) in [(self.keys(layer)?, keys), (self.values(layer)?, values)] {
-            pages.reshape((self.capacity * PAGE, self.width))?.scatter_set(slots, new, 0)?;
+    /// Writes keys and values of the rows of a step, `[row][kv_head * head_dim]`, to where [`TensorPages::targets`] says.
+    pub(super) fn write(&self, layer: usize, targets: &Targets, keys: &Tensor, values: &Tensor) -> Result<()> {
+        for Part { rows, to, tokens } in &targets.0 {
+            let shape = (self.capacity * PAGE / tokens, tokens * self.width);
+            for (pages, new) in [(self.keys(layer)?, keys), (self.values(layer)?, values)] {
+                pages.reshape(shape)?.scatter_set(to, &new.index_select(rows, 0)?.reshape(((), shape.1))?, 0)?;
+            }
         }
         Ok(())
     }
 
-    /// Where tokens go: `page * PAGE + place in the page`, once for every number of a token.
-    pub(super) fn slots(&self, slots: Vec<u32>) -> Result<Tensor> {
-        let count = slots.len();
-        Tensor::from_vec(slots, (count, 1), &self.device)?.broadcast_as((count, self.width))?.contiguous()
+    /// Where the rows of a step go.
+    pub(super) fn targets(&self, segments: &[Segment]) -> Result<Targets> {
+        let (mut whole, mut single) = ((Vec::new(), Vec::new()), (Vec::new(), Vec::new()));
+        for Segment { row, rows, position, pages } in segments {
+            let end = position + rows;
+            let row = |at: usize| (row + at - position) as u32;
+            let mut at = *position;
+            while at < end {
+                let page = pages[at / PAGE];
+                if at.is_multiple_of(PAGE) && at + PAGE <= end {
+                    whole.0.extend((at..at + PAGE).map(row));
+                    whole.1.push(page);
+                    at += PAGE;
+                } else {
+                    single.0.push(row(at));
+                    single.1.push(page * PAGE as u32 + (at % PAGE) as u32);
+                    at += 1;
+                }
+            }
+        }
+        let part = |(rows, to): (Vec<u32>, Vec<u32>), tokens: usize| {
+            let (count, width) = (to.len(), tokens * self.width);
+            let to = Tensor::from_vec(to, (count, 1), &self.device)?.broadcast_as((count, width))?.contiguous()?;
+            Ok(Part { rows: Tensor::new(rows, &self.device)?, to, tokens })
+        };
+        let parts = [(whole, PAGE), (single, 1)].into_iter().filter(|((rows, _), _)| !rows.is_empty());
+        Ok(Targets(parts.map(|(rows_and_targets, tokens)| part(rows_and_targets, tokens)).collect::<Result<_>>()?))
     }
 
     /// Keys of a layer, `[page][token][kv_head * head_dim]`.
@@ -141,9 +182,9 @@ mod tests {
         let mut pages = TensorPages::new(1, 1, DType::F32, &Device::Cpu, None);
         pages.settle(values.len()).unwrap();
         for (page, value) in values.iter().enumerate() {
-            let slots = pages.slots((0..PAGE as u32).map(|at| (page * PAGE) as u32 + at).collect()).unwrap();
+            let targets = pages.targets(&[Segment { row: 0, rows: PAGE, position: 0, pages: vec![page as u32] }]).unwrap();
             let new = Tensor::full(*value, (PAGE, 1), &Device::Cpu).unwrap();
-            pages.write(0, &slots, &new, &new).unwrap();
+            pages.write(0, &targets, &new, &new).unwrap();
         }
         pages
     }
@@ -169,6 +210,25 @@ mod tests {
             pages.settle(4).unwrap();
             assert_eq!(firsts(&pages, 4), expected, "{orders:?}");
         }
+    }
+
+    #[test]
+    fn whole_pages_and_single_tokens_go_where_they_belong() {
+        // From the middle of a page over two whole ones into the next, and a token of another sequence.
+        let (first, second) = (vec![3, 0, 4, 1], vec![2]);
+        let mut pages = TensorPages::new(1, 1, DType::F32, &Device::Cpu, None);
+        pages.settle(5).unwrap();
+        let segments =
+            [Segment { row: 0, rows: 1, position: 5, pages: second }, Segment { row: 1, rows: 80, position: 20, pages: first.clone() }];
+        let new = Tensor::arange(0f32, 81.0, &Device::Cpu).unwrap().reshape((81, 1)).unwrap();
+        pages.write(0, &pages.targets(&segments).unwrap(), &new, &new).unwrap();
+        let all = pages.values(0).unwrap().flatten_all().unwrap().to_vec1::<f32>().unwrap();
+        let mut expected = vec![UNWRITTEN; 5 * PAGE];
+        expected[2 * PAGE + 5] = 0.0;
+        for position in 20..100 {
+            expected[first[position / PAGE] as usize * PAGE + position % PAGE] = (position - 20 + 1) as f32;
+        }
+        assert_eq!(all[..5 * PAGE], expected);
     }
 
     #[test]

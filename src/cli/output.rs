@@ -16,7 +16,7 @@ pub fn print(text: &str) -> Result<(), Failure> {
     out.write_all(text.as_bytes()).and_then(|()| out.flush()).map_err(Failure::from)
 }
 
-/// Writes prose: as [`print`], wrapped between words where standard output is a terminal. What follows on is indented by so many columns.
+/// Writes prose: as `print`, wrapped between words where standard output is a terminal. What follows on is indented by so many columns.
 ///
 /// # Errors
 /// Standard output is closed or full: see [`Failure::from`].

@@ -79,7 +79,7 @@ fn from_the_network_to_another_machine() {
     let (server, here, there) = (serve(mirror), Desk::new(), Desk::new());
     let said = here.run(&format!("data fetch jemhopqa niilc jmmlu --data-url {}", server.url()));
     assert_eq!(said.code, 0, "{}", said.err);
-    for part in ["jemhopqa         2 files in cache", "niilc            2 files in cache", "jmmlu            53 files in cache"] {
+    for part in ["jemhopqa          2 files in cache", "niilc             2 files in cache", "jmmlu             53 files in cache"] {
         assert!(said.out.contains(part), "{}", said.out);
     }
     for part in ["jmmlu: 53 files, ", "note: jmmlu: "] {

@@ -11,8 +11,10 @@ use rayon::prelude::*;
 
 /// Outputs of a panel: two vectors of the widest unit.
 const PANEL: usize = 32;
-/// Rows that go over all panels together: they stay in the second-level cache while the panels pass.
+/// Rows of a thread from which on each has rows of its own and goes over all panels; fewer share the panels among the threads.
 const ROWS: usize = 48;
+/// Rows that go over a panel together at most, so that what they read and write stays in the caches.
+const MOST_ROWS: usize = 256;
 /// Panels that few rows go over together.
 const PANELS: usize = 4;
 
@@ -63,10 +65,13 @@ impl Linear {
     }
 
     fn add_product(&self, x: &[f32], out: &mut [f32]) {
-        let rows = x.len() / self.inner;
-        if rows >= ROWS * rayon::current_num_threads() {
-            out.par_chunks_mut(ROWS * self.out)
-                .zip(x.par_chunks(ROWS * self.inner))
+        let (rows, threads) = (x.len() / self.inner, rayon::current_num_threads());
+        if rows >= ROWS * threads {
+            // As many parts for each thread, and all of one size: no thread waits for another's last one.
+            let parts = threads * rows.div_ceil(threads * MOST_ROWS);
+            let rows = rows.div_ceil(parts);
+            out.par_chunks_mut(rows * self.out)
+                .zip(x.par_chunks(rows * self.inner))
                 .for_each(|(out, x)| simd::dispatch(Strip { x, inner: self.inner, panels: &self.panels, out, width: self.out }));
             return;
         }

@@ -4,77 +4,103 @@ use super::config::{Bias, Config};
 use super::device::failed;
 use super::weights::Weights;
 use crate::engine::EngineError;
-use candle_core::Tensor;
+use candle_core::{DType, Result, Tensor};
+
+/// A matrix `[out][in]`, as a backend keeps it.
+pub(super) trait Matrix: Sized {
+    /// Takes matrices out of the weight files, by their names and outputs, one below the other.
+    ///
+    /// # Errors
+    /// A missing or misshapen tensor.
+    fn load(weights: &Weights<'_>, parts: &[(String, usize)], inner: usize) -> std::result::Result<Self, EngineError>;
+}
+
+impl Matrix for Tensor {
+    fn load(weights: &Weights<'_>, parts: &[(String, usize)], inner: usize) -> std::result::Result<Self, EngineError> {
+        let loaded = parts.iter().map(|(name, out)| weights.get(name, &[*out, inner]));
+        stack(loaded.collect::<std::result::Result<_, _>>()?).map_err(failed(&parts[0].0))
+    }
+}
 
 /// What stands before and behind the layers.
-pub(super) struct Ends {
+pub(super) struct Ends<M> {
     /// `[vocabulary][hidden]`.
-    pub(super) embedding: Tensor,
+    pub(super) embedding: M,
     /// `[vocabulary][hidden]`; `None` where the head is the embedding too.
-    pub(super) head: Option<Tensor>,
+    pub(super) head: Option<M>,
     /// `[hidden]`.
     pub(super) final_norm: Tensor,
 }
 
-impl Ends {
+impl<M: Matrix> Ends<M> {
     /// Takes them out of the weight files.
     ///
     /// # Errors
     /// A missing or misshapen tensor.
-    pub(super) fn load(config: &Config, weights: &Weights<'_>) -> Result<Self, EngineError> {
+    pub(super) fn load(config: &Config, weights: &Weights<'_>) -> std::result::Result<Self, EngineError> {
         let (vocab, hidden) = (config.vocab_size, config.hidden_size);
-        let embedding = weights.get("model.embed_tokens.weight", &[vocab, hidden])?;
+        let matrix = |name: &str| M::load(weights, &[(name.to_owned(), vocab)], hidden);
+        let embedding = matrix("model.embed_tokens.weight")?;
         // A checkpoint may carry a head although its config ties it; transformers ties by the config then.
-        let head = if config.tied { None } else { Some(weights.get("lm_head.weight", &[vocab, hidden])?) };
+        let head = if config.tied { None } else { Some(matrix("lm_head.weight")?) };
         Ok(Ends { embedding, head, final_norm: weights.get("model.norm.weight", &[hidden])? })
     }
 }
 
 /// One layer. Matrices are `[out][in]`.
-pub(super) struct LayerTensors {
+pub(super) struct LayerTensors<M> {
     pub(super) input_norm: Tensor,
     /// Query, key and value, one after the other.
-    pub(super) qkv: Tensor,
+    pub(super) qkv: M,
     pub(super) qkv_bias: Option<Tensor>,
-    pub(super) output: Tensor,
+    pub(super) output: M,
     pub(super) output_bias: Option<Tensor>,
     pub(super) post_norm: Tensor,
     /// Gate and up, one after the other.
-    pub(super) gate_up: Tensor,
-    pub(super) down: Tensor,
+    pub(super) gate_up: M,
+    pub(super) down: M,
 }
 
-impl LayerTensors {
+impl<M: Matrix> LayerTensors<M> {
     /// Takes the tensors of a layer out of the weight files.
     ///
     /// # Errors
     /// A missing or misshapen tensor.
-    pub(super) fn load(index: usize, config: &Config, weights: &Weights<'_>) -> Result<Self, EngineError> {
+    pub(super) fn load(index: usize, config: &Config, weights: &Weights<'_>) -> std::result::Result<Self, EngineError> {
         let (hidden, inner) = (config.hidden_size, config.intermediate_size);
         let (q, kv) = (config.heads * config.head_dim, config.kv_heads * config.head_dim);
-        let get = |name: &str, shape: &[usize]| weights.get(&format!("model.layers.{index}.{name}"), shape);
-        let stack = |parts: &[Tensor]| Tensor::cat(parts, 0).map_err(failed(format!("layer {index}")));
-        let qkv = ["q", "k", "v"].into_iter().zip([q, kv, kv]);
-        let qkv_weights: Vec<Tensor> =
-            qkv.clone().map(|(n, w)| get(&format!("self_attn.{n}_proj.weight"), &[w, hidden])).collect::<Result<_, _>>()?;
+        let full = |name: &str| format!("model.layers.{index}.{name}");
+        let vector = |name: &str, width: usize| weights.get(&full(name), &[width]);
+        let matrix = |parts: &[(&str, usize)], inner: usize| {
+            let parts: Vec<(String, usize)> = parts.iter().map(|(name, out)| (full(name), *out)).collect();
+            M::load(weights, &parts, inner)
+        };
         let qkv_bias = match config.bias {
             Bias::None => None,
             Bias::Qkv | Bias::All => {
-                let parts: Vec<Tensor> = qkv.map(|(n, w)| get(&format!("self_attn.{n}_proj.bias"), &[w])).collect::<Result<_, _>>()?;
-                Some(stack(&parts)?)
+                let parts = [("self_attn.q_proj.bias", q), ("self_attn.k_proj.bias", kv), ("self_attn.v_proj.bias", kv)];
+                let parts = parts.into_iter().map(|(name, width)| vector(name, width)).collect::<std::result::Result<_, _>>()?;
+                Some(stack(parts).map_err(failed(format!("layer {index}")))?)
             }
         };
-        let output_bias = if config.bias == Bias::All { Some(get("self_attn.o_proj.bias", &[hidden])?) } else { None };
-        let gate_up = stack(&[get("mlp.gate_proj.weight", &[inner, hidden])?, get("mlp.up_proj.weight", &[inner, hidden])?])?;
+        let qkv = [("self_attn.q_proj.weight", q), ("self_attn.k_proj.weight", kv), ("self_attn.v_proj.weight", kv)];
         Ok(LayerTensors {
-            input_norm: get("input_layernorm.weight", &[hidden])?,
-            qkv: stack(&qkv_weights)?,
+            input_norm: vector("input_layernorm.weight", hidden)?,
+            qkv: matrix(&qkv, hidden)?,
             qkv_bias,
-            output: get("self_attn.o_proj.weight", &[hidden, q])?,
-            output_bias,
-            post_norm: get("post_attention_layernorm.weight", &[hidden])?,
-            gate_up,
-            down: get("mlp.down_proj.weight", &[hidden, inner])?,
+            output: matrix(&[("self_attn.o_proj.weight", hidden)], q)?,
+            output_bias: if config.bias == Bias::All { Some(vector("self_attn.o_proj.bias", hidden)?) } else { None },
+            post_norm: vector("post_attention_layernorm.weight", hidden)?,
+            gate_up: matrix(&[("mlp.gate_proj.weight", inner), ("mlp.up_proj.weight", inner)], hidden)?,
+            down: matrix(&[("mlp.down_proj.weight", hidden)], inner)?,
         })
     }
+}
+
+/// One below the other; in f32 where a checkpoint has them in different types.
+fn stack(mut parts: Vec<Tensor>) -> Result<Tensor> {
+    if parts.windows(2).any(|pair| pair[0].dtype() != pair[1].dtype()) {
+        parts = parts.iter().map(|part| part.to_dtype(DType::F32)).collect::<Result<_>>()?;
+    }
+    Tensor::cat(&parts, 0)
 }

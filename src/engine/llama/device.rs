@@ -1,7 +1,7 @@
 //! Where a model computes and in which numbers: `--device` and `--dtype`.
 
 use super::LogitType;
-use super::weights::{Conversion, Rounding};
+use super::weights::Rounding;
 use crate::engine::EngineError;
 use candle_core::{DType, Device};
 use std::fmt::Display;
@@ -163,10 +163,13 @@ impl Numbers {
         }
     }
 
-    pub(super) fn weights(self) -> Conversion {
+    /// The data type that weights are kept in; that of their file where `None`, which the CPU's kernels widen as they read it.
+    pub(super) fn weights(self) -> Option<DType> {
         match self {
-            Numbers::Kernels { weights, .. } => Conversion::Rounded(weights),
-            Numbers::Tensors { dtype, .. } => Conversion::To(dtype),
+            Numbers::Kernels { weights: Rounding::None, .. } => None,
+            Numbers::Kernels { weights: Rounding::Bf16, .. } => Some(DType::BF16),
+            Numbers::Kernels { weights: Rounding::F16, .. } => Some(DType::F16),
+            Numbers::Tensors { dtype, .. } => Some(dtype),
         }
     }
 

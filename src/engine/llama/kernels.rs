@@ -1,6 +1,6 @@
 //! The backend of the CPU: this program's own kernels over packed `f32` rows.
 
-use super::checkpoint::{Ends, LayerTensors};
+use super::checkpoint::{Ends, LayerTensors, Matrix};
 use super::config::Config;
 use super::device::failed;
 use super::kv::Pool;
@@ -8,12 +8,12 @@ use super::model::{LOGIT_ROWS, RawLogits, Step};
 use super::ops::{
     Heads, Segment,
     cpu::{self, RopeTable},
-    linear::Linear,
+    linear::{Linear, TILE},
     segments_of,
 };
 use super::weights::Weights;
 use crate::engine::EngineError;
-use candle_core::Tensor;
+use candle_core::{DType, Tensor, quantized::QTensor};
 
 struct Layer {
     input_norm: Vec<f32>,
@@ -32,8 +32,8 @@ pub(super) struct Kernels {
     hidden: usize,
     intermediate: usize,
     epsilon: f32,
-    /// `[vocabulary][hidden]`; `None` where the head is the embedding too: at 128k tokens a second copy would be most of a small model.
-    embedding: Option<Vec<f32>>,
+    /// `None` where the head is the embedding too: at 128k tokens a second copy would be most of a small model.
+    embedding: Option<Linear>,
     layers: Vec<Layer>,
     final_norm: Vec<f32>,
     head: Linear,
@@ -45,10 +45,10 @@ impl Kernels {
     /// # Errors
     /// A missing or misshapen tensor.
     pub(super) fn load(config: &Config, weights: &Weights<'_>) -> Result<Self, EngineError> {
-        let Ends { embedding, head, final_norm } = Ends::load(config, weights)?;
+        let Ends { embedding, head, final_norm } = Ends::<Stored>::load(config, weights)?;
         let (embedding, head) = match head {
-            None => (None, linear(&embedding, None)?),
-            Some(head) => (Some(values(&embedding)?), linear(&head, None)?),
+            None => (None, embedding.linear(None)?),
+            Some(head) => (Some(embedding.linear(None)?), head.linear(None)?),
         };
         Ok(Kernels {
             heads: Heads { query: config.heads, kv: config.kv_heads, dim: config.head_dim },
@@ -68,10 +68,7 @@ impl Kernels {
     /// What `read` says.
     pub(super) fn compute(&self, step: Step<'_>, rope: &RopeTable, pool: &mut Pool, read: RawLogits<'_>) -> Result<(), EngineError> {
         let Step { ids, segments, wanted } = step;
-        let mut x = match &self.embedding {
-            Some(embedding) => pick(embedding, self.hidden, ids),
-            None => self.head.embed(ids),
-        };
+        let mut x = self.embedding.as_ref().unwrap_or(&self.head).embed(ids);
         for (index, layer) in self.layers.iter().enumerate() {
             let qkv = layer.qkv.forward(&self.norm(&x, &layer.input_norm));
             let queries = cpu::rotate_and_write(&qkv, segments, self.heads, rope, pool, index);
@@ -110,22 +107,51 @@ fn pick(matrix: &[f32], width: usize, rows: &[u32]) -> Vec<f32> {
 
 impl Layer {
     fn load(index: usize, config: &Config, weights: &Weights<'_>) -> Result<Self, EngineError> {
-        let tensors = LayerTensors::load(index, config, weights)?;
+        let tensors = LayerTensors::<Stored>::load(index, config, weights)?;
         Ok(Layer {
             input_norm: values(&tensors.input_norm)?,
-            qkv: linear(&tensors.qkv, tensors.qkv_bias.as_ref())?,
-            output: linear(&tensors.output, tensors.output_bias.as_ref())?,
+            qkv: tensors.qkv.linear(tensors.qkv_bias.as_ref())?,
+            output: tensors.output.linear(tensors.output_bias.as_ref())?,
             post_norm: values(&tensors.post_norm)?,
-            gate_up: linear(&tensors.gate_up, None)?,
-            down: linear(&tensors.down, None)?,
+            gate_up: tensors.gate_up.linear(None)?,
+            down: tensors.down.linear(None)?,
         })
     }
 }
 
-fn linear(weight: &Tensor, bias: Option<&Tensor>) -> Result<Linear, EngineError> {
-    Linear::new(weight, bias).map_err(failed("failed to lay out weights"))
+/// A matrix as its file has it.
+enum Stored {
+    /// In f32, bf16 or f16.
+    Tensor(Tensor),
+    /// In tiles of [`TILE`], and the inner dimension.
+    Quantised(Vec<QTensor>, usize),
+}
+
+impl Matrix for Stored {
+    fn load(weights: &Weights<'_>, parts: &[(String, usize)], inner: usize) -> Result<Self, EngineError> {
+        let mut tiles = Vec::new();
+        for (at, (name, out)) in parts.iter().enumerate() {
+            // What stands below begins with a whole panel, or all of it is expanded.
+            let whole = at + 1 == parts.len() || out.is_multiple_of(TILE[0]);
+            match weights.quantised(name, [*out, inner], TILE)? {
+                Some(more) if whole => tiles.extend(more),
+                _ => return Tensor::load(weights, parts, inner).map(Stored::Tensor),
+            }
+        }
+        Ok(Stored::Quantised(tiles, inner))
+    }
+}
+
+impl Stored {
+    fn linear(self, bias: Option<&Tensor>) -> Result<Linear, EngineError> {
+        let linear = match self {
+            Stored::Tensor(weight) => Linear::new(&weight, bias),
+            Stored::Quantised(tiles, inner) => Linear::quantised(tiles, inner, bias),
+        };
+        linear.map_err(failed("failed to lay out weights"))
+    }
 }
 
 fn values(tensor: &Tensor) -> Result<Vec<f32>, EngineError> {
-    tensor.flatten_all().and_then(|t| t.to_vec1()).map_err(failed("failed to read weights"))
+    tensor.to_dtype(DType::F32).and_then(|t| t.to_vec1()).map_err(failed("failed to read weights"))
 }

@@ -7,7 +7,7 @@ use super::{
     gguf::{self, Gguf},
 };
 use crate::engine::EngineError;
-use candle_core::{DType, Device, Tensor};
+use candle_core::{DType, Device, Tensor, quantized::QTensor};
 use half::{bf16, f16};
 use memmap2::Mmap;
 use rayon::prelude::*;
@@ -189,16 +189,8 @@ fn map(path: PathBuf) -> Result<WeightFile, EngineError> {
 pub struct Weights<'f> {
     source: Source<'f>,
     device: Device,
-    conversion: Conversion,
-}
-
-/// What becomes of a tensor's numbers.
-#[derive(Clone, Copy, Debug, PartialEq)]
-pub enum Conversion {
-    /// f32, on the host, rounded first.
-    Rounded(Rounding),
-    /// A data type: where the file has it, its bytes go to the device as they are.
-    To(DType),
+    /// The data type of all tensors; where `None`, each as its file has it, and what is quantised in f32 unless [`Weights::quantised`] takes it.
+    dtype: Option<DType>,
 }
 
 enum Source<'f> {
@@ -248,12 +240,12 @@ impl<'f> Weights<'f> {
     ///
     /// # Errors
     /// A file that is cut short or no safetensors file.
-    pub fn open(files: &'f ModelFiles, device: &Device, conversion: Conversion) -> Result<Self, EngineError> {
+    pub fn open(files: &'f ModelFiles, device: &Device, dtype: Option<DType>) -> Result<Self, EngineError> {
         if let [file] = files.weights.as_slice()
             && file.bytes.as_slice().starts_with(gguf::MAGIC)
         {
             let source = Source::Gguf(Gguf::parse(&file.name, file.bytes.as_slice())?);
-            return Ok(Weights { source, device: device.clone(), conversion });
+            return Ok(Weights { source, device: device.clone(), dtype });
         }
         let open = |file: &'f WeightFile| match SafeTensors::deserialize(file.bytes.as_slice()) {
             Ok(tensors) => Ok((file.name.as_str(), tensors)),
@@ -263,12 +255,12 @@ impl<'f> Weights<'f> {
             )),
         };
         let files = files.weights.iter().map(open).collect::<Result<_, _>>()?;
-        Ok(Weights { source: Source::Files(files), device: device.clone(), conversion })
+        Ok(Weights { source: Source::Files(files), device: device.clone(), dtype })
     }
 
     /// Weights of any model, made up: the same at every call. Matrices have the spread of an untrained model, norms are 1, biases 0.
-    pub fn random(device: &Device, conversion: Conversion) -> Weights<'static> {
-        Weights { source: Source::Random, device: device.clone(), conversion }
+    pub fn random(device: &Device, dtype: Option<DType>) -> Weights<'static> {
+        Weights { source: Source::Random, device: device.clone(), dtype }
     }
 
     /// A tensor of exactly this shape, on the device.
@@ -278,8 +270,8 @@ impl<'f> Weights<'f> {
     pub fn get(&self, name: &str, shape: &[usize]) -> Result<Tensor, EngineError> {
         let files = match &self.source {
             Source::Files(files) => files,
-            Source::Gguf(gguf) => return self.converted(name, gguf.values(name, shape)?, shape),
-            Source::Random => return self.converted(name, made_up(name, shape), shape),
+            Source::Gguf(gguf) => return self.converted(name, gguf.values(name, shape)?, gguf.dtype(name), shape),
+            Source::Random => return self.converted(name, made_up(name, shape), DType::F32, shape),
         };
         let found = files.iter().find_map(|(file, tensors)| Some((*file, tensors.tensor(name).ok()?)));
         let Some((file, view)) = found else {
@@ -298,35 +290,27 @@ impl<'f> Weights<'f> {
             Dtype::BF16 => DType::BF16,
             other => return Err(EngineError::new(format!("{file}: tensor {name} is of type {other:?}; F32, F16 and BF16 are supported"))),
         };
-        let tensor = match self.conversion {
-            Conversion::Rounded(rounding) => Tensor::from_vec(values(dtype, view.data(), rounding), shape, &self.device),
-            Conversion::To(wanted) => Tensor::from_raw_buffer(view.data(), dtype, shape, &self.device).and_then(|t| t.to_dtype(wanted)),
-        };
+        let tensor = Tensor::from_raw_buffer(view.data(), dtype, shape, &self.device).and_then(|t| t.to_dtype(self.dtype.unwrap_or(dtype)));
         tensor.map_err(failed(format!("{file}: tensor {name}")))
     }
 
-    fn converted(&self, name: &str, mut values: Vec<f32>, shape: &[usize]) -> Result<Tensor, EngineError> {
-        if let Conversion::Rounded(rounding) = self.conversion {
-            rounding.apply(&mut values);
+    /// A matrix whose numbers are quantised in the file and are to stay so, in tiles of so many rows and columns (the last ones may have fewer),
+    /// one beside the other, then one below the other.
+    ///
+    /// # Errors
+    /// It is missing, cut short, or has another shape.
+    pub fn quantised(&self, name: &str, shape: [usize; 2], tile: [usize; 2]) -> Result<Option<Vec<QTensor>>, EngineError> {
+        match (&self.source, self.dtype) {
+            (Source::Gguf(gguf), None) => gguf.quantised(name, shape, tile),
+            _ => Ok(None),
         }
-        let tensor = Tensor::from_vec(values, shape, &self.device).and_then(|tensor| match self.conversion {
-            Conversion::Rounded(_) => Ok(tensor),
-            Conversion::To(dtype) => tensor.to_dtype(dtype),
-        });
+    }
+
+    /// A tensor of values that are of this data type in their file.
+    fn converted(&self, name: &str, values: Vec<f32>, dtype: DType, shape: &[usize]) -> Result<Tensor, EngineError> {
+        let tensor = Tensor::from_vec(values, shape, &self.device).and_then(|t| t.to_dtype(self.dtype.unwrap_or(dtype)));
         tensor.map_err(failed(format!("tensor {name}")))
     }
-}
-
-/// The numbers of a tensor in a file, rounded, as f32.
-fn values(dtype: DType, data: &[u8], rounding: Rounding) -> Vec<f32> {
-    let two = |bytes: &[u8]| u16::from_le_bytes([bytes[0], bytes[1]]);
-    let mut values: Vec<f32> = match dtype {
-        DType::F16 => data.chunks_exact(2).map(|b| f16::from_bits(two(b)).to_f32()).collect(),
-        DType::BF16 => data.chunks_exact(2).map(|b| bf16::from_bits(two(b)).to_f32()).collect(),
-        _ => data.chunks_exact(4).map(|b| f32::from_le_bytes([b[0], b[1], b[2], b[3]])).collect(),
-    };
-    rounding.apply(&mut values);
-    values
 }
 
 /// Random values of a tensor, from its name: uniform with a standard deviation of 0.02.

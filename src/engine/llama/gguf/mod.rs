@@ -7,14 +7,15 @@
 mod tokenizer;
 
 use super::{
-    device::failed,
+    device::{failed, said},
     weights::{ModelFiles, WeightFile},
 };
 use crate::engine::EngineError;
 use candle_core::{
-    Device,
+    DType, Device,
     quantized::{
-        GgmlDType,
+        GgmlDType, QTensor,
+        ggml_file::qtensor_from_ggml,
         gguf_file::{Content, Value},
     },
 };
@@ -203,24 +204,75 @@ impl<'f> Gguf<'f> {
     /// # Errors
     /// It is missing, cut short, or has another shape.
     pub(super) fn values(&self, name: &str, shape: &[usize]) -> Result<Vec<f32>, EngineError> {
-        let own = own_name(name);
-        let Some(found) = own.as_deref().and_then(|own| self.shape(own)) else {
-            return Err(EngineError::new(format!(
-                "tensor {name} is missing in {} (there {})",
-                self.name,
-                own.as_deref().unwrap_or("unknown")
-            )));
+        let values = self.dequantized(&self.find(name, shape)?)?;
+        let rows = shape.first().copied().unwrap_or(0);
+        let width = values.len() / rows.max(1);
+        Ok(match self.pairs(name)? {
+            None => values,
+            Some(heads) => (0..rows).flat_map(|row| &values[paired(row, rows, heads) * width..][..width]).copied().collect(),
+        })
+    }
+
+    /// The data type of a tensor's numbers; f32 where they are quantised.
+    pub(super) fn dtype(&self, name: &str) -> DType {
+        let info = own_name(name).and_then(|own| self.content.tensor_infos.get(&own));
+        match info.map(|info| info.ggml_dtype) {
+            Some(GgmlDType::F16) => DType::F16,
+            Some(GgmlDType::BF16) => DType::BF16,
+            _ => DType::F32,
+        }
+    }
+
+    /// The same for a matrix whose numbers are quantised, as they are, in tiles of so many rows and columns (the last ones may have fewer), one
+    /// beside the other, then one below the other; `None` where they are not quantised.
+    ///
+    /// # Errors
+    /// It is missing, cut short, or has another shape.
+    pub(super) fn quantised(&self, name: &str, shape: [usize; 2], tile: [usize; 2]) -> Result<Option<Vec<QTensor>>, EngineError> {
+        let own = self.find(name, &shape)?;
+        let info = &self.content.tensor_infos[&own];
+        let (dtype, [out, inner], [rows, columns]) = (info.ggml_dtype, shape, tile);
+        let (block, size) = (dtype.block_size(), dtype.type_size());
+        let float = matches!(dtype, GgmlDType::F32 | GgmlDType::F16 | GgmlDType::BF16);
+        if float || !inner.is_multiple_of(block) || !columns.is_multiple_of(block) {
+            return Ok(None);
+        }
+        let width = inner / block * size;
+        let failed = |why: String| damaged(EngineError::new(format!("{}: tensor {own}: {why}", self.name)));
+        let bytes = usize::try_from(self.content.tensor_data_offset.saturating_add(info.offset)).ok().and_then(|at| self.bytes.get(at..));
+        let Some(bytes) = bytes.and_then(|rest| rest.get(..out.checked_mul(width)?)) else {
+            return Err(failed(format!("its {out} rows of {width} bytes are not all in the file's {} bytes", self.bytes.len())));
         };
+        let heads = self.pairs(name)?;
+        let cut = |first: usize, column: usize| {
+            let (count, columns) = (rows.min(out - first), columns.min(inner - column));
+            let from = |row| heads.map_or(row, |heads| paired(row, out, heads)) * width + column / block * size;
+            let tile: Vec<u8> = (first..first + count).flat_map(|row| &bytes[from(row)..][..columns / block * size]).copied().collect();
+            qtensor_from_ggml(dtype, &tile, vec![count, columns], &Device::Cpu).map_err(|e| failed(said(&e)))
+        };
+        let tiles = (0..out).step_by(rows).flat_map(|first| (0..inner).step_by(columns).map(move |column| (first, column)));
+        tiles.map(|(first, column)| cut(first, column)).collect::<Result<_, _>>().map(Some)
+    }
+
+    /// The name here of a tensor of this shape.
+    fn find(&self, name: &str, shape: &[usize]) -> Result<String, EngineError> {
+        let missing = |own: &str| EngineError::new(format!("tensor {name} is missing in {} (there {own})", self.name));
+        let own = own_name(name).ok_or_else(|| missing("unknown"))?;
+        let found = self.shape(&own).ok_or_else(|| missing(&own))?;
         if found != shape {
             return Err(EngineError::new(format!("{}: tensor {name} has shape {found:?}, but the metadata asks for {shape:?}", self.name)));
         }
-        let values = self.dequantized(own.as_deref().unwrap_or_default())?;
+        Ok(own)
+    }
+
+    /// Heads of a tensor whose rows are in the order of pairs.
+    fn pairs(&self, name: &str) -> Result<Option<u64>, EngineError> {
         let (heads, kv_heads) = self.heads()?;
         Ok(match name {
-            _ if self.architecture()? != "llama" => values,
-            _ if name.contains("q_proj") => halves(&values, shape, heads),
-            _ if name.contains("k_proj") => halves(&values, shape, kv_heads),
-            _ => values,
+            _ if self.architecture()? != "llama" => None,
+            _ if name.contains("q_proj") => Some(heads),
+            _ if name.contains("k_proj") => Some(kv_heads),
+            _ => None,
         })
     }
 
@@ -297,16 +349,12 @@ fn own_name(name: &str) -> Option<String> {
     Some(format!("blk.{layer}.{own}.{kind}"))
 }
 
-/// llama.cpp rotates neighbours of a head, transformers its halves; its converter puts the rows of queries and keys in that order
-/// (`convert_hf_to_gguf.py`, `LlamaModel.permute`). Here they go back.
-fn halves(values: &[f32], shape: &[usize], heads: u64) -> Vec<f32> {
-    let rows = shape.first().copied().unwrap_or(0);
-    let (width, head) = (values.len() / rows.max(1), rows / (heads.max(1) as usize));
-    let from = |row: usize| {
-        let (at, within) = (row / head * head, row % head);
-        at + if within < head / 2 { 2 * within } else { 2 * (within - head / 2) + 1 }
-    };
-    (0..rows).flat_map(|row| &values[from(row) * width..][..width]).copied().collect()
+/// Where a row of all heads lies in the file. llama.cpp rotates neighbours of a head, transformers its halves; its converter puts the rows of
+/// queries and keys in that order (`convert_hf_to_gguf.py`, `LlamaModel.permute`). Here they go back.
+fn paired(row: usize, rows: usize, heads: u64) -> usize {
+    let head = rows / (heads.max(1) as usize);
+    let (at, within) = (row / head * head, row % head);
+    at + if within < head / 2 { 2 * within } else { 2 * (within - head / 2) + 1 }
 }
 
 #[cfg(test)]
@@ -328,7 +376,8 @@ mod tests {
 
     #[test]
     fn rows_of_heads_go_back_to_halves() {
-        // Two heads of four rows of one number: (head, pair, half) becomes (head, half, pair).
-        assert_eq!(halves(&[0.0, 1.0, 2.0, 3.0, 4.0, 5.0, 6.0, 7.0], &[8, 1], 2), [0.0, 2.0, 1.0, 3.0, 4.0, 6.0, 5.0, 7.0]);
+        // Two heads of four rows: (head, pair, half) becomes (head, half, pair).
+        let from: Vec<usize> = (0..8).map(|row| paired(row, 8, 2)).collect();
+        assert_eq!(from, [0, 2, 1, 3, 4, 6, 5, 7]);
     }
 }

@@ -4,10 +4,16 @@
 //! rows run at the speed of memory and many at that of the arithmetic unit, and nothing is rearranged in a call. Every output is one chain
 //! of fused multiply-adds over the inner dimension (`simd::multiply_add`): a row's value does not depend on how many rows stand beside it,
 //! and an answer not on its company in a batch. (candle's matrix product adds up in another order for one row than for many.)
+//!
+//! bf16 and f16 stay as they are in memory: half of it, and half of what few rows wait for. They are widened a piece of a panel at a time,
+//! into the nearest cache, and so are quantised weights expanded. The numbers are those of weights widened or expanded beforehand, to the last
+//! bit.
 
 use super::simd::{self, Rows, RowsMut, Simd, Sizes, WithSimd};
-use candle_core::{Result, Tensor};
+use candle_core::{DType, Device, Result, Tensor, WithDType, quantized::QTensor};
+use half::{bf16, f16, slice::HalfFloatSliceExt};
 use rayon::prelude::*;
+use std::ops::Range;
 
 /// Outputs of a panel: two vectors of the widest unit.
 const PANEL: usize = 32;
@@ -17,32 +23,63 @@ const ROWS: usize = 48;
 const MOST_ROWS: usize = 256;
 /// Panels that few rows go over together.
 const PANELS: usize = 4;
+/// Inner numbers of a panel that are widened at once: 16 KiB of f32.
+const DEPTH: usize = 128;
+/// Rows and columns of a quantised tile. Its columns are widened at once: a block of ggml's larger types has so many.
+pub const TILE: [usize; 2] = [PANEL, 256];
 
 /// `x W + b`.
 #[derive(Debug)]
 pub struct Linear {
-    /// `[panel][in][PANEL]`, the last panel filled up with zeros.
-    panels: Vec<f32>,
+    panels: Panels,
     inner: usize,
     out: usize,
     bias: Option<Vec<f32>>,
 }
 
+/// `[panel][in][PANEL]`, the last panel filled up with zeros.
+#[derive(Debug)]
+enum Panels {
+    F32(Vec<f32>),
+    Bf16(Vec<bf16>),
+    F16(Vec<f16>),
+    /// Tiles of panels, `[PANEL][256]`, those of a panel one after the other; the last ones may have fewer columns or rows.
+    Quantised(Vec<QTensor>),
+}
+
 impl Linear {
-    /// From a weight `[out][in]` as checkpoints have it, and a bias `[out]`.
+    /// From a weight `[out][in]` as checkpoints have it, in f32, bf16 or f16, and a bias `[out]`.
     ///
     /// # Errors
-    /// When the tensors are no f32 matrix and vector.
+    /// When the tensors are no such matrix and vector.
     pub fn new(weight: &Tensor, bias: Option<&Tensor>) -> Result<Self> {
         let (out, inner) = weight.dims2()?;
-        let values = weight.flatten_all()?.to_vec1::<f32>()?;
-        let mut panels = vec![0.0; out.div_ceil(PANEL) * inner * PANEL];
-        panels.par_chunks_mut((inner * PANEL).max(1)).zip(values.par_chunks((inner * PANEL).max(1))).for_each(|(panel, rows)| {
-            for (column, row) in rows.chunks_exact(inner).enumerate() {
-                panel.iter_mut().skip(column).step_by(PANEL).zip(row).for_each(|(to, from)| *to = *from);
+        let panels = match weight.dtype() {
+            DType::BF16 => Panels::Bf16(in_panels(weight, inner)?),
+            DType::F16 => Panels::F16(in_panels(weight, inner)?),
+            _ => Panels::F32(in_panels(weight, inner)?),
+        };
+        Ok(Linear { panels, inner, out, bias: bias.map(widened).transpose()? })
+    }
+
+    /// From a quantised weight `[out][in]` in tiles of [`TILE`] (the last ones may have fewer rows or columns), which stay as they are: those of
+    /// the first rows one beside the other, then those below.
+    ///
+    /// # Errors
+    /// When a tile has another shape than belongs to its place.
+    pub fn quantised(tiles: Vec<QTensor>, inner: usize, bias: Option<&Tensor>) -> Result<Self> {
+        let (mut out, mut column) = (0usize, 0);
+        for tile in &tiles {
+            let (rows, columns) = tile.shape().dims2()?;
+            if !out.is_multiple_of(PANEL) || rows > PANEL || columns != TILE[1].min(inner - column) {
+                return Err(candle_core::Error::Msg(format!(
+                    "a tile of {rows} by {columns} does not belong at row {out}, column {column}"
+                )));
             }
-        });
-        Ok(Linear { panels, inner, out, bias: bias.map(Tensor::to_vec1).transpose()? })
+            column = (column + columns) % inner;
+            out += if column == 0 { rows } else { 0 };
+        }
+        Ok(Linear { panels: Panels::Quantised(tiles), inner, out, bias: bias.map(widened).transpose()? })
     }
 
     /// `[rows][in]` to `[rows][out]`.
@@ -66,48 +103,126 @@ impl Linear {
 
     fn add_product(&self, x: &[f32], out: &mut [f32]) {
         let (rows, threads) = (x.len() / self.inner, rayon::current_num_threads());
+        let panels = self.out.div_ceil(PANEL);
         if rows >= ROWS * threads {
             // As many parts for each thread, and all of one size: no thread waits for another's last one.
             let parts = threads * rows.div_ceil(threads * MOST_ROWS);
             let rows = rows.div_ceil(parts);
             out.par_chunks_mut(rows * self.out)
                 .zip(x.par_chunks(rows * self.inner))
-                .for_each(|(out, x)| simd::dispatch(Strip { x, inner: self.inner, panels: &self.panels, out, width: self.out }));
+                .for_each(|(out, x)| simd::dispatch(Strip { linear: self, x, panels: 0..panels, out, width: self.out }));
             return;
         }
-        let width = |strip: usize| (PANELS * PANEL).min(self.out - strip * PANELS * PANEL);
-        let strips: Vec<Vec<f32>> = self
-            .panels
-            .par_chunks(PANELS * self.inner * PANEL)
-            .enumerate()
-            .map(|(strip, panels)| {
-                let (at, width) = (strip * PANELS * PANEL, width(strip));
-                let mut part: Vec<f32> = out.chunks_exact(self.out).flat_map(|row| &row[at..at + width]).copied().collect();
-                simd::dispatch(Strip { x, inner: self.inner, panels, out: &mut part, width });
+        let width = |at: usize| (PANELS * PANEL).min(self.out - at);
+        let strips: Vec<Vec<f32>> = (0..panels.div_ceil(PANELS))
+            .into_par_iter()
+            .map(|strip| {
+                let (first, at) = (strip * PANELS, strip * PANELS * PANEL);
+                let mut part: Vec<f32> = out.chunks_exact(self.out).flat_map(|row| &row[at..at + width(at)]).copied().collect();
+                let panels = first..(first + PANELS).min(panels);
+                simd::dispatch(Strip { linear: self, x, panels, out: &mut part, width: width(at) });
                 part
             })
             .collect();
         for (strip, part) in strips.iter().enumerate() {
-            let (at, width) = (strip * PANELS * PANEL, width(strip));
-            out.chunks_exact_mut(self.out).zip(part.chunks_exact(width)).for_each(|(row, part)| row[at..at + width].copy_from_slice(part));
+            let at = strip * PANELS * PANEL;
+            let rows = out.chunks_exact_mut(self.out).zip(part.chunks_exact(width(at)));
+            rows.for_each(|(row, part)| row[at..at + width(at)].copy_from_slice(part));
         }
     }
 
-    /// Rows of the weight as the checkpoint has it, one for each of `ids`: the embedding of a model that ties it to its head.
+    /// Rows of the weight as the checkpoint has it, one for each of `ids`: the embedding of a model.
     pub fn embed(&self, ids: &[u32]) -> Vec<f32> {
-        let row = |id: &u32| {
+        let place = |id: &u32| (*id as usize / PANEL, *id as usize % PANEL);
+        match &self.panels {
+            Panels::F32(all) => self.columns(all, ids).copied().collect(),
+            Panels::Bf16(all) => self.columns(all, ids).map(|value| value.to_f32()).collect(),
+            Panels::F16(all) => self.columns(all, ids).map(|value| value.to_f32()).collect(),
+            Panels::Quantised(all) => {
+                let tiles = self.inner.div_ceil(TILE[1]);
+                let part = |tile: &QTensor, row: usize| {
+                    let values = expanded(tile);
+                    let columns = values.len() / tile.shape().dims()[0];
+                    values[row * columns..][..columns].to_vec()
+                };
+                let row = |(panel, row): (usize, usize)| all[panel * tiles..][..tiles].iter().flat_map(move |tile| part(tile, row));
+                ids.par_iter().map(place).flat_map_iter(row).collect()
+            }
+        }
+    }
+
+    fn columns<'p, T>(&self, panels: &'p [T], ids: &[u32]) -> impl Iterator<Item = &'p T> {
+        ids.iter().flat_map(move |id| {
             let (panel, column) = (*id as usize / PANEL, *id as usize % PANEL);
-            self.panels[panel * self.inner * PANEL..][..self.inner * PANEL].iter().skip(column).step_by(PANEL)
-        };
-        ids.iter().flat_map(row).copied().collect()
+            panels[panel * self.inner * PANEL..][..self.inner * PANEL].iter().skip(column).step_by(PANEL)
+        })
     }
 }
 
-/// All given rows through all given panels.
+fn widened(bias: &Tensor) -> Result<Vec<f32>> {
+    bias.to_dtype(DType::F32)?.to_vec1()
+}
+
+/// A quantised tile in f32.
+fn expanded(tile: &QTensor) -> Vec<f32> {
+    let values = tile.dequantize(&Device::Cpu).and_then(|values| values.flatten_all()?.to_vec1());
+    values.expect("a whole matrix in memory is expanded to numbers in memory")
+}
+
+/// Lays a matrix `[out][in]` out in panels.
+fn in_panels<T: WithDType>(weight: &Tensor, inner: usize) -> Result<Vec<T>> {
+    let values = weight.flatten_all()?.to_vec1::<T>()?;
+    let size = (inner * PANEL).max(1);
+    let mut panels = vec![T::zero(); values.len().div_ceil(size) * size];
+    panels.par_chunks_mut(size).zip(values.par_chunks(size)).for_each(|(panel, rows)| {
+        for (column, row) in rows.chunks_exact(inner).enumerate() {
+            panel.iter_mut().skip(column).step_by(PANEL).zip(row).for_each(|(to, from)| *to = *from);
+        }
+    });
+    Ok(panels)
+}
+
+/// A widened piece of a panel.
+type Room = [f32; TILE[1] * PANEL];
+
+impl Panels {
+    /// A part of a panel, `[depth][PANEL]`, in f32: where it lies, or widened to `room`. It begins where one of [`Panels::depth`] begins.
+    #[inline(always)]
+    fn piece<'p>(&'p self, panel: usize, inner: usize, part: Range<usize>, room: &'p mut Room) -> &'p [f32] {
+        let all = (panel * inner + part.start) * PANEL..(panel * inner + part.end) * PANEL;
+        let room = &mut room[..(part.len() * PANEL).min(TILE[1] * PANEL)];
+        match self {
+            Panels::F32(values) => return &values[all],
+            // The upper half of an f32.
+            Panels::Bf16(values) => {
+                room.iter_mut().zip(&values[all]).for_each(|(to, from)| *to = f32::from_bits(u32::from(from.to_bits()) << 16))
+            }
+            Panels::F16(values) => values[all].convert_to_f32_slice(room),
+            Panels::Quantised(tiles) => {
+                let rows = expanded(&tiles[panel * inner.div_ceil(TILE[1]) + part.start / TILE[1]]);
+                for (column, row) in rows.chunks_exact(part.len()).enumerate() {
+                    room.iter_mut().skip(column).step_by(PANEL).zip(row).for_each(|(to, from)| *to = *from);
+                }
+            }
+        }
+        room
+    }
+
+    /// Inner numbers that a piece may have.
+    fn depth(&self, inner: usize) -> usize {
+        match self {
+            Panels::F32(_) => inner,
+            Panels::Bf16(_) | Panels::F16(_) => DEPTH,
+            Panels::Quantised(_) => TILE[1],
+        }
+    }
+}
+
+/// All given rows through the given panels.
 struct Strip<'s> {
+    linear: &'s Linear,
     x: &'s [f32],
-    inner: usize,
-    panels: &'s [f32],
+    panels: Range<usize>,
     out: &'s mut [f32],
     /// Columns of `out`.
     width: usize,
@@ -118,12 +233,17 @@ impl WithSimd for Strip<'_> {
 
     #[inline(always)]
     fn with_simd<S: Simd>(self, simd: S) {
-        let Strip { x, inner, panels, out, width } = self;
-        let rows = out.len() / width;
-        for (panel, column) in panels.chunks_exact(inner * PANEL).zip((0..width).step_by(PANEL)) {
-            let sizes = Sizes { rows, depth: inner, columns: PANEL.min(width - column) };
-            let (left, right) = (Rows { values: x, stride: inner }, Rows { values: panel, stride: PANEL });
-            simd::multiply_add(simd, sizes, left, right, RowsMut { values: &mut out[column..], stride: width });
+        let Strip { linear: Linear { panels: all, inner, .. }, x, panels, out, width } = self;
+        let (rows, most) = (out.len() / width, all.depth(*inner));
+        let mut room: Room = [0.0; _];
+        for (panel, column) in panels.zip((0..width).step_by(PANEL)) {
+            for first in (0..*inner).step_by(most) {
+                let depth = most.min(inner - first);
+                let right = Rows { values: all.piece(panel, *inner, first..first + depth, &mut room), stride: PANEL };
+                let sizes = Sizes { rows, depth, columns: PANEL.min(width - column) };
+                let left = Rows { values: &x[first..], stride: *inner };
+                simd::multiply_add(simd, sizes, left, right, RowsMut { values: &mut out[column..], stride: width });
+            }
         }
     }
 }
@@ -131,7 +251,7 @@ impl WithSimd for Strip<'_> {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use candle_core::Device;
+    use candle_core::quantized::GgmlDType;
 
     fn numbers(rows: usize, width: usize, seed: usize) -> Vec<f32> {
         (0..rows * width).map(|i| ((i * 7919 + seed * 104_729) % 2003) as f32 / 1001.0 - 1.0).collect()
@@ -154,6 +274,50 @@ mod tests {
                 assert_eq!(some[..], together[3 * out..(3 + count) * out], "{inner} to {out}, {count} rows");
             }
         }
+    }
+
+    #[test]
+    fn short_types_are_what_they_are_when_widened() {
+        // Depths on both sides of a piece, rows on both sides of the switch.
+        let many = ROWS * rayon::current_num_threads() + 5;
+        for (inner, out) in [(1, 3), (127, 33), (128, 64), (129, 260), (576, 96)] {
+            let weight = Tensor::from_vec(numbers(out, inner, 1), (out, inner), &Device::Cpu).unwrap();
+            for dtype in [DType::BF16, DType::F16] {
+                let short = weight.to_dtype(dtype).unwrap();
+                let (narrow, wide) = (Linear::new(&short, None).unwrap(), Linear::new(&short.to_dtype(DType::F32).unwrap(), None).unwrap());
+                for count in [1, 3, 13, many] {
+                    let x = numbers(count, inner, 2);
+                    assert_eq!(narrow.forward(&x), wide.forward(&x), "{dtype:?}, {inner} to {out}, {count} rows");
+                }
+                let ids: Vec<u32> = vec![2, 0, out as u32 - 1];
+                assert_eq!(narrow.embed(&ids), wide.embed(&ids));
+            }
+        }
+    }
+
+    #[test]
+    fn quantised_weights_are_what_they_are_when_expanded() {
+        let many = ROWS * rayon::current_num_threads() + 5;
+        for (dtype, inner, out) in [(GgmlDType::Q8_0, 160, 70), (GgmlDType::Q8_0, 288, 32), (GgmlDType::Q4K, 512, 129)] {
+            let weight = Tensor::from_vec(numbers(out, inner, 1), (out, inner), &Device::Cpu).unwrap();
+            let whole = QTensor::quantize(&weight, dtype).unwrap().dequantize(&Device::Cpu).unwrap();
+            let tile = |(row, column): (usize, usize)| {
+                let rows = weight.narrow(0, row, PANEL.min(out - row)).unwrap();
+                QTensor::quantize(&rows.narrow(1, column, TILE[1].min(inner - column)).unwrap(), dtype).unwrap()
+            };
+            let places = (0..out).step_by(PANEL).flat_map(|row| (0..inner).step_by(TILE[1]).map(move |column| (row, column)));
+            let tiles: Vec<QTensor> = places.map(tile).collect();
+            let (narrow, wide) = (Linear::quantised(tiles, inner, None).unwrap(), Linear::new(&whole, None).unwrap());
+            for count in [1, 13, many] {
+                let x = numbers(count, inner, 2);
+                assert_eq!(narrow.forward(&x), wide.forward(&x), "{dtype:?}, {inner} to {out}, {count} rows");
+            }
+            let ids: Vec<u32> = vec![2, 0, out as u32 - 1];
+            assert_eq!(narrow.embed(&ids), wide.embed(&ids));
+        }
+        let tile = |rows: usize| QTensor::quantize(&Tensor::zeros((rows, 32), DType::F32, &Device::Cpu).unwrap(), GgmlDType::Q8_0).unwrap();
+        assert!(Linear::quantised(vec![tile(1), tile(32)], 32, None).is_err(), "a short panel before others");
+        assert!(Linear::quantised(vec![tile(32), tile(32)], 64, None).is_err(), "a tile of fewer columns");
     }
 
     #[test]

@@ -92,7 +92,7 @@ impl Tensors {
         logits: LogitType,
     ) -> std::result::Result<Self, EngineError> {
         let failed = failed("failed to lay out weights");
-        let Ends { embedding, head, final_norm } = Ends::load(config, weights)?;
+        let Ends { embedding, head, final_norm } = Ends::<Tensor>::load(config, weights)?;
         let head = head.unwrap_or_else(|| embedding.clone());
         let head = match logits {
             LogitType::AsWeights => head,
@@ -225,7 +225,7 @@ impl Tensors {
 }
 
 impl Layer {
-    fn load(tensors: LayerTensors) -> Result<Self> {
+    fn load(tensors: LayerTensors<Tensor>) -> Result<Self> {
         let LayerTensors { input_norm, qkv, qkv_bias, output, output_bias, post_norm, gate_up, down } = tensors;
         Ok(Layer {
             input_norm: input_norm.to_dtype(DType::F32)?,

@@ -4,6 +4,7 @@
 
 use super::{
     device::failed,
+    dist::share::{Cut, Share},
     gguf::{self, Gguf},
 };
 use crate::engine::EngineError;
@@ -190,6 +191,8 @@ pub struct Weights<'f> {
     source: Source<'f>,
     device: Device,
     conversion: Conversion,
+    /// Which part of the model is taken.
+    share: Share,
 }
 
 /// What becomes of a tensor's numbers.
@@ -253,7 +256,7 @@ impl<'f> Weights<'f> {
             && file.bytes.as_slice().starts_with(gguf::MAGIC)
         {
             let source = Source::Gguf(Gguf::parse(&file.name, file.bytes.as_slice())?);
-            return Ok(Weights { source, device: device.clone(), conversion });
+            return Ok(Weights { source, device: device.clone(), conversion, share: Share::WHOLE });
         }
         let open = |file: &'f WeightFile| match SafeTensors::deserialize(file.bytes.as_slice()) {
             Ok(tensors) => Ok((file.name.as_str(), tensors)),
@@ -263,12 +266,23 @@ impl<'f> Weights<'f> {
             )),
         };
         let files = files.weights.iter().map(open).collect::<Result<_, _>>()?;
-        Ok(Weights { source: Source::Files(files), device: device.clone(), conversion })
+        Ok(Weights { source: Source::Files(files), device: device.clone(), conversion, share: Share::WHOLE })
     }
 
     /// Weights of any model, made up: the same at every call. Matrices have the spread of an untrained model, norms are 1, biases 0.
     pub fn random(device: &Device, conversion: Conversion) -> Weights<'static> {
-        Weights { source: Source::Random, device: device.clone(), conversion }
+        Weights { source: Source::Random, device: device.clone(), conversion, share: Share::WHOLE }
+    }
+
+    /// The same for one of several devices that hold the model together.
+    #[must_use]
+    pub fn of_share(self, share: Share) -> Self {
+        Weights { share, ..self }
+    }
+
+    /// Whose part is taken.
+    pub fn share(&self) -> Share {
+        self.share
     }
 
     /// A tensor of exactly this shape, on the device.
@@ -276,10 +290,36 @@ impl<'f> Weights<'f> {
     /// # Errors
     /// It is missing, has another shape, or a type other than F32, F16 and BF16.
     pub fn get(&self, name: &str, shape: &[usize]) -> Result<Tensor, EngineError> {
+        self.cut(name, shape, &Cut::Whole)
+    }
+
+    /// This share's rows of a tensor that is of this shape as a whole: of a matrix `[out][in]` its outputs.
+    ///
+    /// # Errors
+    /// As [`Weights::get`].
+    pub fn rows(&self, name: &str, shape: &[usize]) -> Result<Tensor, EngineError> {
+        self.cut(name, shape, &self.share.rows(shape))
+    }
+
+    /// This share's columns of a matrix that is of this shape as a whole: its inputs.
+    ///
+    /// # Errors
+    /// As [`Weights::get`].
+    pub fn columns(&self, name: &str, shape: &[usize]) -> Result<Tensor, EngineError> {
+        self.cut(name, shape, &self.share.columns(shape))
+    }
+
+    /// Of a float tensor in a file no more is read, and of any no more goes to the device.
+    fn cut(&self, name: &str, shape: &[usize], cut: &Cut) -> Result<Tensor, EngineError> {
         let files = match &self.source {
             Source::Files(files) => files,
-            Source::Gguf(gguf) => return self.converted(name, gguf.values(name, shape)?, shape),
-            Source::Random => return self.converted(name, made_up(name, shape), shape),
+            Source::Gguf(gguf) => {
+                // Numbers of its blocks are not at hand one by one: the whole tensor is expanded, on the host.
+                let whole = gguf.values(name, shape)?;
+                let part = if *cut == Cut::Whole { whole } else { cut.of(&whole, shape, 1).into_owned() };
+                return self.converted(name, part, &cut.shape(shape));
+            }
+            Source::Random => return self.converted(name, made_up(name, shape, cut), &cut.shape(shape)),
         };
         let found = files.iter().find_map(|(file, tensors)| Some((*file, tensors.tensor(name).ok()?)));
         let Some((file, view)) = found else {
@@ -298,9 +338,10 @@ impl<'f> Weights<'f> {
             Dtype::BF16 => DType::BF16,
             other => return Err(EngineError::new(format!("{file}: tensor {name} is of type {other:?}; F32, F16 and BF16 are supported"))),
         };
+        let (data, shape) = (cut.of(view.data(), shape, dtype.size_in_bytes()), cut.shape(shape));
         let tensor = match self.conversion {
-            Conversion::Rounded(rounding) => Tensor::from_vec(values(dtype, view.data(), rounding), shape, &self.device),
-            Conversion::To(wanted) => Tensor::from_raw_buffer(view.data(), dtype, shape, &self.device).and_then(|t| t.to_dtype(wanted)),
+            Conversion::Rounded(rounding) => Tensor::from_vec(values(dtype, &data, rounding), shape, &self.device),
+            Conversion::To(wanted) => Tensor::from_raw_buffer(&data, dtype, &shape, &self.device).and_then(|t| t.to_dtype(wanted)),
         };
         tensor.map_err(failed(format!("{file}: tensor {name}")))
     }
@@ -329,30 +370,38 @@ fn values(dtype: DType, data: &[u8], rounding: Rounding) -> Vec<f32> {
     values
 }
 
-/// Random values of a tensor, from its name: uniform with a standard deviation of 0.02.
-fn made_up(name: &str, shape: &[usize]) -> Vec<f32> {
+/// Random values of a part of a tensor, from its name: uniform with a standard deviation of 0.02.
+fn made_up(name: &str, shape: &[usize], cut: &Cut) -> Vec<f32> {
     const SPREAD: f32 = 0.02 * 1.732_050_8;
-    let count = shape.iter().product();
+    let of_cut = cut.shape(shape);
+    let count = of_cut.iter().product();
     if name.ends_with("norm.weight") {
         return vec![1.0; count];
     }
     if name.ends_with("bias") {
         return vec![0.0; count];
     }
-    // A digest of the name, then a generator for each row: rows are made side by side.
+    // A digest of the name, then a generator for each row: rows are made side by side, and none that is not asked for.
     let seed = Sha256::digest(name).first_chunk().map_or(0, |bytes| u64::from_le_bytes(*bytes));
-    let row = count / shape.first().copied().unwrap_or(1).max(1);
+    let row = of_cut[1..].iter().product::<usize>();
+    let (above, left) = match cut {
+        Cut::Whole => (0, 0),
+        Cut::Rows(range) => (range.start, 0),
+        Cut::Columns(range) => (0, range.start),
+    };
     let mut values = vec![0.0; count];
     values.par_chunks_mut(row.max(1)).enumerate().for_each(|(index, row)| {
-        let mut state = seed.wrapping_add((index as u64 + 1).wrapping_mul(0x9e37_79b9_7f4a_7c15)) | 1;
-        for value in row {
+        let mut state = seed.wrapping_add(((above + index) as u64 + 1).wrapping_mul(0x9e37_79b9_7f4a_7c15)) | 1;
+        let mut next = || {
             // xorshift64*: its upper bits are even enough for weights.
             state ^= state >> 12;
             state ^= state << 25;
             state ^= state >> 27;
             let bits = (state.wrapping_mul(0x2545_f491_4f6c_dd1d) >> 40) as f32;
-            *value = (bits / (1u32 << 23) as f32 - 1.0) * SPREAD;
-        }
+            (bits / (1u32 << 23) as f32 - 1.0) * SPREAD
+        };
+        (0..left).for_each(|_| drop(next()));
+        row.iter_mut().for_each(|value| *value = next());
     });
     values
 }
@@ -390,13 +439,14 @@ mod tests {
 
     #[test]
     fn made_up_weights_are_random_and_the_same_again() {
-        let values = made_up("model.layers.0.mlp.down_proj.weight", &[64, 100]);
-        assert_eq!(values, made_up("model.layers.0.mlp.down_proj.weight", &[64, 100]));
-        assert_ne!(values, made_up("model.layers.1.mlp.down_proj.weight", &[64, 100]));
+        let whole = |name: &str, shape: &[usize]| made_up(name, shape, &Cut::Whole);
+        let values = whole("model.layers.0.mlp.down_proj.weight", &[64, 100]);
+        assert_eq!(values, whole("model.layers.0.mlp.down_proj.weight", &[64, 100]));
+        assert_ne!(values, whole("model.layers.1.mlp.down_proj.weight", &[64, 100]));
         let mean = values.iter().sum::<f32>() / 6400.0;
         let spread = (values.iter().map(|v| (v - mean).powi(2)).sum::<f32>() / 6400.0).sqrt();
         assert!(mean.abs() < 1e-3 && (spread / 0.02 - 1.0).abs() < 0.03, "{mean} {spread}");
-        assert_eq!((made_up("model.norm.weight", &[2]), made_up("q_proj.bias", &[2])), (vec![1.0; 2], vec![0.0; 2]));
+        assert_eq!((whole("model.norm.weight", &[2]), whole("q_proj.bias", &[2])), (vec![1.0; 2], vec![0.0; 2]));
     }
 
     #[test]

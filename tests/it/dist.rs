@@ -95,6 +95,7 @@ fn a_model_that_does_not_divide_is_refused_with_its_sizes() {
 }
 
 /// A shape whose feed-forward layer divides by four, with biases where asked.
+#[derive(Debug)]
 struct Even {
     shape: Shape,
     bias: bool,
@@ -238,8 +239,7 @@ fn shares_of_every_kind_of_weights_are_slices_of_the_whole() {
 }
 
 fn slices<'f>(weights: &[(String, Tensor)], open: &dyn Fn() -> Weights<'f>) {
-    let numbers =
-        |tensor: &Tensor| tensor.to_dtype(candle_core::DType::F32).unwrap().flatten_all().unwrap().to_vec1::<f32>().unwrap();
+    let numbers = |tensor: &Tensor| tensor.to_dtype(candle_core::DType::F32).unwrap().flatten_all().unwrap().to_vec1::<f32>().unwrap();
     for (name, tensor) in weights.iter().filter(|(name, _)| !name.contains("layers.1")) {
         let whole = open().get(name, tensor.dims()).unwrap();
         // Three does not divide: parts differ in size and still cover everything.
@@ -309,19 +309,11 @@ fn a_replica_that_fails_ends_the_run() {
     };
     candle_core::safetensors::save(&even.weights().into_iter().map(broken).collect(), dir.path().join("model.safetensors")).unwrap();
     let mut llama = Llama::load(dir.path(), &options("cpu", 0, 2)).unwrap();
-    let generate = |prompt: Vec<u32>| TokenRequest::Generate {
-        prompt,
-        max_new: 200,
-        end: Vec::new(),
-        sampling: Sampling::GREEDY,
-        sample: 0,
-    };
+    let generate =
+        |prompt: Vec<u32>| TokenRequest::Generate { prompt, max_new: 200, end: Vec::new(), sampling: Sampling::GREEDY, sample: 0 };
     let mut done = |_: usize, _| ControlFlow::Continue(());
     let error = llama
-        .run(
-            &[generate(vec![1, 2, 3]), generate(vec![447, 1])],
-            &mut Listener { stops: &|_, _| false, done: &mut done, go_on: &|| true },
-        )
+        .run(&[generate(vec![1, 2, 3]), generate(vec![447, 1])], &mut Listener { stops: &|_, _| false, done: &mut done, go_on: &|| true })
         .unwrap_err();
     assert!(error.message.contains("a logit is not a number"), "{error}");
 }

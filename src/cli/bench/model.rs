@@ -17,8 +17,7 @@ use crate::{
         config::Config,
         device::Numbers,
         dist::replicas::Replicas,
-        memory,
-        shapes,
+        memory, shapes,
         throughput::{self, Peaks, Workload},
     },
     results::spec::Machine,
@@ -134,7 +133,8 @@ fn load(args: &ModelArgs) -> Result<Replicas, Failure> {
     let config = shapes::config(name).ok_or_else(|| Failure::new(Exit::Bug, "a shape that is listed is not found"))?;
     let layout = args.devices.find()?;
     // The shapes are those of models whose weights are bf16.
-    let numbers = Numbers::of(layout.first().backend(), args.dtype.name(), Some("bfloat16"), LogitType::AsWeights).map_err(engines::failure)?;
+    let numbers =
+        Numbers::of(layout.first().backend(), args.dtype.name(), Some("bfloat16"), LogitType::AsWeights).map_err(engines::failure)?;
     let room = memory::room(&config, numbers, Limits::default(), &layout).map_err(engines::failure)?;
     if room.is_none() {
         fits(name, &config)?;

@@ -77,9 +77,7 @@ impl Model {
             Numbers::Tensors { dtype, logits } if places.len() > 1 => {
                 Backend::Ranks(Ranks::load(&config, places, (dtype, logits), threads, open)?)
             }
-            Numbers::Tensors { dtype, logits } => {
-                Backend::Tensors(Tensors::load(&config, &whole()?, places[0].device(), dtype, logits)?)
-            }
+            Numbers::Tensors { dtype, logits } => Backend::Tensors(Tensors::load(&config, &whole()?, places[0].device(), dtype, logits)?),
             Numbers::Kernels { .. } => Backend::Kernels(Kernels::load(&config, &whole()?)?),
         };
         let rope = RopeTable::new(config.rope.inverse_frequencies(config.head_dim));

@@ -400,7 +400,9 @@ fn made_up(name: &str, shape: &[usize], cut: &Cut) -> Vec<f32> {
             let bits = (state.wrapping_mul(0x2545_f491_4f6c_dd1d) >> 40) as f32;
             (bits / (1u32 << 23) as f32 - 1.0) * SPREAD
         };
-        (0..left).for_each(|_| drop(next()));
+        for _ in 0..left {
+            next();
+        }
         row.iter_mut().for_each(|value| *value = next());
     });
     values

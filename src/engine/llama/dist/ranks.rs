@@ -97,18 +97,18 @@ impl Ranks {
         let ends = self.peers.ends();
         let results: Vec<Result<T>> = thread::scope(|scope| {
             let work = &work;
-            let start = |(at, rank): (usize, &'_ Rank)| {
-                let presence = ends[at].begin();
-                thread::Builder::new().spawn_scoped(scope, move || {
+            let mut running = Vec::with_capacity(self.ranks.len());
+            for (at, (rank, end)) in self.ranks.iter().zip(&ends).enumerate() {
+                let presence = end.begin();
+                // A thread that cannot be started drops its presence, which tells the others.
+                running.push(thread::Builder::new().spawn_scoped(scope, move || {
                     let result = rank.threads.install(|| work(at, &rank.tensors));
                     if result.is_ok() {
                         presence.end();
                     }
                     result
-                })
-            };
-            // A thread that cannot be started drops its presence, which tells the others.
-            let running: Vec<_> = self.ranks.iter().enumerate().map(start).collect();
+                }));
+            }
             let end = |thread: std::io::Result<thread::ScopedJoinHandle<'_, Result<T>>>| match thread {
                 Ok(thread) => thread.join().unwrap_or_else(|panic| std::panic::resume_unwind(panic)),
                 Err(error) => Err(candle_core::Error::Msg(format!("failed to start a thread: {error}"))),
@@ -163,7 +163,7 @@ mod tests {
             let ranks = Ranks::load(&config, &places, (DType::F32, LogitType::AsWeights), None, &open).unwrap();
             let mut rope = RopeTable::new(config.rope.inverse_frequencies(config.head_dim));
             rope.reach(4);
-            let mut step = |pages: Vec<TensorPages>| {
+            let step = |pages: Vec<TensorPages>| {
                 let mut pool = Pool::of_tensors(pages);
                 let mut sequence = Sequence::default();
                 pool.reserve(&mut sequence, 3);

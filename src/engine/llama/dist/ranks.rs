@@ -1,7 +1,7 @@
 //! Tensor parallelism: one model over several devices, a thread and a share of every layer each. Behind attention and behind the feed-forward
 //! layer the devices' parts are summed; the parts of the logits are put side by side on the host.
 
-use super::peers::Peers;
+use super::peers::{Peer, Peers, deserted};
 use super::share::Share;
 use crate::engine::EngineError;
 use crate::engine::llama::LogitType;
@@ -92,36 +92,40 @@ impl Ranks {
         Ok(())
     }
 
-    /// Lets every rank work in a thread of its own; the results in the order of ranks, or the error of the rank that failed first.
+    /// Lets every rank work in its own threads; the results in the order of ranks, or the error of the rank that failed first.
     fn on_all<T: Send>(&self, work: impl Fn(usize, &Tensors) -> Result<T> + Sync) -> std::result::Result<Vec<T>, EngineError> {
         let ends = self.peers.ends();
-        let results: Vec<Result<T>> = thread::scope(|scope| {
-            let work = &work;
-            let mut running = Vec::with_capacity(self.ranks.len());
-            for (at, (rank, end)) in self.ranks.iter().zip(&ends).enumerate() {
-                let presence = end.begin();
-                // A thread that cannot be started drops its presence, which tells the others.
-                running.push(thread::Builder::new().spawn_scoped(scope, move || {
-                    let result = rank.threads.install(|| work(at, &rank.tensors));
-                    if result.is_ok() {
-                        presence.end();
-                    }
-                    result
-                }));
-            }
-            let end = |thread: std::io::Result<thread::ScopedJoinHandle<'_, Result<T>>>| match thread {
-                Ok(thread) => thread.join().unwrap_or_else(|panic| std::panic::resume_unwind(panic)),
-                Err(error) => Err(candle_core::Error::Msg(format!("failed to start a thread: {error}"))),
-            };
-            running.into_iter().map(end).collect()
-        });
-        if let Some(culprit) = self.peers.culprit()
-            && let Some(Err(error)) = results.get(culprit)
-        {
-            return Err(EngineError::new(format!("device {} failed: {}", self.ranks[culprit].name, said(error))));
+        let mut results: Vec<Option<Result<T>>> = self.ranks.iter().map(|_| None).collect();
+        let mut tasks =
+            self.ranks.iter().zip(&ends).zip(&mut results).enumerate().map(|(at, ((rank, end), result))| (at, rank, end, result));
+        start(&mut tasks, &work);
+        let mut results: Vec<Result<T>> = results.into_iter().map(|result| result.unwrap_or_else(|| Err(deserted()))).collect();
+        match self.peers.culprit().map(|culprit| (culprit, results.swap_remove(culprit))) {
+            Some((culprit, Err(error))) => Err(EngineError::new(format!("device {} failed: {}", self.ranks[culprit].name, said(&error)))),
+            Some((_, Ok(_))) => Err(EngineError::new(deserted().to_string())),
+            None => results.into_iter().collect::<Result<_>>().map_err(failed("the devices failed")),
         }
-        results.into_iter().collect::<Result<_>>().map_err(failed("the devices failed"))
     }
+}
+
+/// What one rank does: its number, its device, its end of the sums, and where its result goes.
+type Task<'r, T> = (usize, &'r Rank, &'r Peer, &'r mut Option<Result<T>>);
+
+/// Starts the first task in its rank's threads, then the others, and waits for all.
+fn start<'r, T: Send>(tasks: &mut dyn Iterator<Item = Task<'r, T>>, work: &(impl Fn(usize, &Tensors) -> Result<T> + Sync)) {
+    let Some((at, rank, end, result)) = tasks.next() else { return };
+    rank.threads.in_place_scope(|scope| {
+        scope.spawn(move |_| {
+            // Dropped by an error or a panic, it tells the others.
+            let presence = end.begin();
+            let done = work(at, &rank.tensors);
+            if done.is_ok() {
+                presence.end();
+            }
+            *result = Some(done);
+        });
+        start(tasks, work);
+    });
 }
 
 /// `[row][token]` from the tokens of each rank.

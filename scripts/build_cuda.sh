@@ -1,14 +1,15 @@
 #!/usr/bin/env bash
 # usage: scripts/build_cuda.sh FOLDER [CARGO-ARGUMENT...]
 #
-# Builds swallow-eval with the feature `cuda`, on a machine that needs neither a GPU nor a driver nor a CUDA toolkit (docs/cuda.md). Takes
-# nvcc and its headers from NVIDIA's wheels on PyPI into FOLDER (about 500 MB unpacked; kept for the next time), links against stand-ins
-# (scripts/cuda_lazy.py) instead of CUDA's libraries, and checks that the program needs none of them to start. x86-64 Linux, glibc.
+# Builds swallow-eval with the feature `cuda`, with `--features nccl` behind FOLDER also for one model over several GPUs, on a machine that
+# needs neither a GPU nor a driver nor a CUDA toolkit (docs/cuda.md). Takes nvcc and its headers from NVIDIA's wheels on PyPI into FOLDER
+# (about 500 MB unpacked; kept for the next time), links against stand-ins (scripts/cuda_lazy.py) instead of CUDA's libraries, and checks
+# that the program needs none of them to start. x86-64 Linux, glibc.
 #
 # Whoever downloads the wheels accepts NVIDIA's licence of the CUDA toolkit.
 set -euo pipefail
 
-[ $# -ge 1 ] || { sed -n '2,9s/^# \{0,1\}//p' "$0"; exit 2; }
+[ $# -ge 1 ] || { sed -n '2,10s/^# \{0,1\}//p' "$0"; exit 2; }
 [ "$(uname -sm)" = "Linux x86_64" ] || { echo "build_cuda.sh: the stand-ins are written for Linux on x86-64, not $(uname -sm)" >&2; exit 2; }
 mkdir -p "$1"
 folder=$(cd "$1" && pwd)
@@ -46,7 +47,7 @@ program=${CARGO_TARGET_DIR:-target}/release/swallow-eval
 [ -x "$program" ] || exit 0
 needed=$(readelf -d "$program" | sed -n 's/.*(NEEDED).*\[\(.*\)\]/\1/p')
 echo "$program needs:" $needed
-if grep -Eq 'cuda|cublas|curand|nvrtc' <<<"$needed"; then
+if grep -Eq 'cuda|cublas|curand|nvrtc|nccl' <<<"$needed"; then
     echo "build_cuda.sh: a CUDA library is among them: the program does not start without it" >&2
     exit 1
 fi

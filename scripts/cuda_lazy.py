@@ -14,13 +14,15 @@ import sys
 from pathlib import Path
 
 # Name for the linker, folder of the bindings, status where the library is missing, names under which it is looked for.
-# The statuses: CUDA_ERROR_NO_DEVICE, CUBLAS_STATUS_NOT_INITIALIZED (twice), CURAND_STATUS_NOT_INITIALIZED, NVRTC_ERROR_INTERNAL_ERROR.
+# The statuses: CUDA_ERROR_NO_DEVICE, CUBLAS_STATUS_NOT_INITIALIZED (twice), CURAND_STATUS_NOT_INITIALIZED, NVRTC_ERROR_INTERNAL_ERROR,
+# ncclSystemError.
 LIBRARIES = [
     ("cuda", "driver", 100, ["libcuda.so.1"]),
     ("cublas", "cublas", 1, ["libcublas.so.13", "libcublas.so.12"]),
     ("cublasLt", "cublaslt", 1, ["libcublasLt.so.13", "libcublasLt.so.12"]),
     ("curand", "curand", 101, ["libcurand.so.10"]),
     ("nvrtc", "nvrtc", 11, ["libnvrtc.so.13", "libnvrtc.so.12"]),
+    ("nccl", "nccl", 2, ["libnccl.so.2"]),
 ]
 
 INTEGERS = ["rdi", "rsi", "rdx", "rcx", "r8", "r9", "rax"]
@@ -36,7 +38,7 @@ def functions(bindings: Path) -> dict[str, str]:
             kind = "text_out"
         elif "c_char" in result:
             kind = "text"
-        elif re.search(r"(CUresult|Status_t|nvrtcResult)$", result):
+        elif re.search(r"(CUresult|Status_t|nvrtcResult|ncclResult_t)$", result):
             kind = "status"
         else:
             kind = "zero"

@@ -1,6 +1,7 @@
 //! From the chosen model to an engine that answers.
 
 use super::{
+    devices::DeviceArgs,
     downloads::Downloads,
     exit::{Exit, Failure},
     model_choice::{EndpointChoice, InProcess, ModelChoice},
@@ -105,17 +106,14 @@ pub(super) fn load(choice: &InProcess, threads: Option<NonZeroUsize>, network: N
         model: choice.model.clone(),
         revision: choice.revision.clone(),
         dtype: choice.dtype.clone(),
-        device: Some(device(choice.device.as_deref()).to_owned()),
+        device: Some(choice.devices.names().to_owned()),
+        tensor_parallel: choice.devices.tensor_parallel_size,
+        data_parallel: choice.devices.data_parallel_size,
         logits: choice.logits,
         threads: threads.map(NonZeroUsize::get),
         limits,
     };
     Ok(noted(Llama::load(&dir, &options).map_err(failure)?))
-}
-
-/// `--device`, or the best there is.
-pub(super) fn device(asked: Option<&str>) -> &str {
-    asked.unwrap_or("auto")
 }
 
 /// Says what a person should know about a loaded model.
@@ -144,7 +142,7 @@ fn demo(threads: Option<NonZeroUsize>) -> Result<Box<dyn Engine>, Failure> {
     let options = LoadOptions {
         model: "demo".into(),
         dtype: Some("f32".to_owned()),
-        device: Some(device(None).to_owned()),
+        device: Some(DeviceArgs::default().names().to_owned()),
         threads: threads.map(NonZeroUsize::get),
         ..LoadOptions::default()
     };

@@ -12,6 +12,7 @@ pub mod compare;
 mod completions;
 pub mod data;
 mod data_source;
+pub mod devices;
 mod doctor;
 mod downloads;
 mod dry_run;

@@ -4,6 +4,7 @@
 //! (`hf`, `local-completions`, ...). Nothing is opened here.
 
 use super::{
+    devices::DeviceArgs,
     exit::{Exit, Failure},
     layers::nearest,
     run_args::RunArgs,
@@ -47,8 +48,8 @@ pub struct InProcess {
     pub tokenizer: Option<String>,
     /// `f32`, `bf16`, `f16`; where `None`, f32 on the CPU and the model's own on a GPU.
     pub dtype: Option<String>,
-    /// `auto` (default), `cpu`, `cuda`, `cuda:1`, as typed.
-    pub device: Option<String>,
+    /// On which devices.
+    pub devices: DeviceArgs,
     /// Whether logits are rounded with the weights.
     pub logits: LogitType,
 }
@@ -73,7 +74,7 @@ pub struct EndpointChoice {
 }
 
 /// lm-eval model arguments that this program has a place for.
-const KNOWN: [&str; 11] = [
+const KNOWN: [&str; 13] = [
     "pretrained",
     "model",
     "base_url",
@@ -81,6 +82,8 @@ const KNOWN: [&str; 11] = [
     "revision",
     "dtype",
     "device",
+    "tensor_parallel_size",
+    "data_parallel_size",
     "num_concurrent",
     "max_retries",
     "timeout",
@@ -88,7 +91,7 @@ const KNOWN: [&str; 11] = [
 ];
 
 /// lm-eval model arguments that are accepted and change nothing: the protocol or the engine decides, or a server has its own setting.
-const WITHOUT_EFFECT: [&str; 18] = [
+const WITHOUT_EFFECT: [&str; 16] = [
     "tokenizer_backend",
     "tokenized_requests",
     "max_length",
@@ -99,8 +102,6 @@ const WITHOUT_EFFECT: [&str; 18] = [
     "eos_string",
     "add_bos_token",
     "custom_prefix_token_id",
-    "tensor_parallel_size",
-    "data_parallel_size",
     "gpu_memory_utilization",
     "think_end_token",
     "enable_thinking",
@@ -126,7 +127,13 @@ pub(super) fn of(args: &RunArgs) -> Result<ModelChoice, Failure> {
 /// Notes about model arguments that change nothing.
 pub(super) fn notes(args: &RunArgs) -> Vec<String> {
     let pairs = key_values(&args.model_args.join(",")).unwrap_or_default();
-    let idle = WITHOUT_EFFECT.into_iter().filter(|key| pairs.contains_key(*key));
+    // A server has its own devices.
+    let served: &[&str] = if args.base_url.is_empty() && !pairs.contains_key("base_url") {
+        &[]
+    } else {
+        &["device", "tensor_parallel_size", "data_parallel_size"]
+    };
+    let idle = WITHOUT_EFFECT.iter().chain(served).filter(|key| pairs.contains_key(**key));
     idle.map(|key| format!("{key} in --model-args is accepted for compatibility and has no effect")).collect()
 }
 
@@ -185,9 +192,9 @@ fn choice(args: &RunArgs, model: String, urls: Vec<String>, pairs: &BTreeMap<Str
             Some(dtype) => dtype,
             None => dtype_of(pairs)?,
         };
-        let device = args.device.clone().or_else(|| of_pairs("device"));
+        let devices = args.devices.clone().or(devices_of(pairs)?);
         let (dtype, logits) = (dtype.name().map(str::to_owned), logits(args.logits_f32));
-        return Ok(ModelChoice::InProcess(InProcess { model, revision, tokenizer, dtype, device, logits }));
+        return Ok(ModelChoice::InProcess(InProcess { model, revision, tokenizer, dtype, devices, logits }));
     }
     Ok(ModelChoice::Endpoint(EndpointChoice {
         base_urls: urls.iter().map(|url| base_url(url)).collect::<Result<_, _>>()?,
@@ -239,6 +246,14 @@ fn number<T: FromStr>(pairs: &BTreeMap<String, String>, key: &str) -> Result<Opt
     pairs.get(key).map(parse).transpose()
 }
 
+fn devices_of(pairs: &BTreeMap<String, String>) -> Result<DeviceArgs, Failure> {
+    Ok(DeviceArgs {
+        device: pairs.get("device").cloned(),
+        tensor_parallel_size: number(pairs, "tensor_parallel_size")?,
+        data_parallel_size: number(pairs, "data_parallel_size")?,
+    })
+}
+
 fn dtype_of(pairs: &BTreeMap<String, String>) -> Result<Dtype, Failure> {
     let Some(text) = pairs.get("dtype") else { return Ok(Dtype::Auto) };
     Dtype::from_str(text, true).map_err(|_| usage(format!("dtype={text} in --model-args is none of auto, float32, bfloat16, float16")))
@@ -285,6 +300,26 @@ mod tests {
             let expected = InProcess { model: model.to_owned(), dtype: dtype.map(str::to_owned), ..InProcess::default() };
             assert_eq!(choose(line).unwrap(), ModelChoice::InProcess(expected), "{line}");
         }
+    }
+
+    #[test]
+    fn devices_are_those_of_the_flags_then_of_the_arguments() {
+        for (line, device, tensor, data) in [
+            ("--model m", None, 0, 0),
+            ("--model m --device cuda:0,cuda:1 --tensor-parallel-size 2", Some("cuda:0,cuda:1"), 2, 0),
+            ("--model vllm -a pretrained=m,tensor_parallel_size=4,data_parallel_size=2", None, 4, 2),
+            ("--model hf --tensor-parallel-size 2 -a pretrained=m,tensor_parallel_size=4,device=cuda", Some("cuda"), 2, 0),
+        ] {
+            let ModelChoice::InProcess(InProcess { devices, .. }) = choose(line).unwrap() else { panic!("{line}") };
+            let expected = DeviceArgs {
+                device: device.map(str::to_owned),
+                tensor_parallel_size: NonZeroUsize::new(tensor),
+                data_parallel_size: NonZeroUsize::new(data),
+            };
+            assert_eq!(devices, expected, "{line}");
+        }
+        let failure = choose("--model vllm -a pretrained=m,tensor_parallel_size=0").unwrap_err();
+        assert!(failure.message.contains("tensor_parallel_size=0"), "{}", failure.message);
     }
 
     #[test]

@@ -3,6 +3,7 @@
 //! Names are those of lm-eval 0.4.13 where it has the flag (its underscore spellings are accepted for every flag, see `layers`).
 
 use super::{
+    devices::DeviceArgs,
     exit::{Exit, Failure},
     judge::JudgeFlags,
     model_choice::{self, ModelChoice},
@@ -70,9 +71,9 @@ pub struct RunArgs {
     /// Keep logits in f32 where --dtype rounds the weights: finer than a harness in that type has them
     #[arg(long, help_heading = "Model")]
     pub logits_f32: bool,
-    /// Device of the in-process engine: cpu, cuda, cuda:N, or auto for a GPU where there is one [default: auto]
-    #[arg(long, value_name = "NAME", help_heading = "Model")]
-    pub device: Option<String>,
+    /// Where it computes
+    #[command(flatten)]
+    pub devices: DeviceArgs,
     /// Threads of the in-process engine; all cores unless given
     #[arg(long, value_name = "N", help_heading = "Model")]
     pub threads: Option<NonZeroUsize>,

@@ -391,16 +391,23 @@ pub struct Identity {
     /// What a GPU says it is.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub hardware: Option<String>,
+    /// Devices that hold the model together, where it is more than one: their sums round otherwise.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub tensor_parallel_size: Option<u32>,
+    /// Whole models that answered side by side, where it was more than one. As the company of a request in a batch it is no part of a signature.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub data_parallel_size: Option<u32>,
     /// What the endpoint's probe found (kind, version, limits), free form but stable.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub capabilities: Option<serde_json::Value>,
 }
 
 impl Identity {
-    /// The part of a signature that names the engine: `llama-cpu-f32`, `endpoint-vllm`.
+    /// The part of a signature that names the engine: `llama-cpu-f32`, `llama-cuda-bf16-tp2`, `endpoint-vllm`.
     pub fn short(&self) -> String {
         let kind = self.capabilities.as_ref().and_then(|c| c.get("kind")).and_then(|k| k.as_str());
-        let parts = [Some(self.engine.as_str()), kind, self.device.as_deref(), self.dtype.as_deref()];
+        let split = self.tensor_parallel_size.map(|size| format!("tp{size}"));
+        let parts = [Some(self.engine.as_str()), kind, self.device.as_deref(), self.dtype.as_deref(), split.as_deref()];
         parts.into_iter().flatten().collect::<Vec<_>>().join("-")
     }
 }

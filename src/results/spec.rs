@@ -244,6 +244,10 @@ impl RunSpec {
             if let Some(Value::Object(found)) = value.pointer_mut("/engine/capabilities") {
                 found.retain(|name, _| matches!(name.as_str(), "kind" | "version"));
             }
+            // How many whole models answer is the company of requests in a batch, which every resumption changes.
+            if let Some(Value::Object(engine)) = value.get_mut("engine") {
+                engine.remove("data_parallel_size");
+            }
             value
         };
         let mut differences = Vec::new();
@@ -346,6 +350,7 @@ pub(crate) mod tests {
         let (recorded, mut now) = (sample_spec(), sample_spec());
         now.id = "two".into();
         now.machine.cpu = Some("another".into());
+        now.engine.data_parallel_size = Some(2);
         now.command = CommandLine::redacted(["run".to_owned(), "--resume".to_owned()]);
         now.timing.sessions.push(Session::begin());
         assert_eq!(now.differs_from(&recorded), Vec::<String>::new());
@@ -367,9 +372,10 @@ pub(crate) mod tests {
     #[test]
     fn differences_name_field_and_both_values() {
         type Change = fn(&mut RunSpec);
-        let cases: [(Change, &str); 7] = [
+        let cases: [(Change, &str); 8] = [
             (|s| s.engine.dtype = Some("bf16".into()), r#"engine.dtype: "bf16" now, "f32" recorded"#),
             (|s| s.engine.dtype = None, r#"engine.dtype: nothing now, "f32" recorded"#),
+            (|s| s.engine.tensor_parallel_size = Some(2), "engine.tensor_parallel_size: 2 now, nothing recorded"),
             (|s| s.tasks[1].shots = 2, "tasks[niilc].shots: 2 now, 4 recorded"),
             (|s| drop(s.tasks.pop()), "tasks: jemhopqa now, jemhopqa,niilc recorded"),
             (|s| s.limit = None, "limit: nothing now, 40 recorded"),

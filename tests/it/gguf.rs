@@ -51,7 +51,7 @@ fn own_name(name: &str) -> String {
 }
 
 /// What llama.cpp's converter says of a model and of the micro model's tokenizer.
-fn metadata(config: &Value) -> Vec<(String, Meta)> {
+pub(crate) fn metadata(config: &Value) -> Vec<(String, Meta)> {
     let number = |key: &str| Meta::U32(config[key].as_u64().unwrap() as u32);
     let tokenizer = json(&micro().join("tokenizer.json"));
     let added = tokenizer["added_tokens"].as_array().unwrap();
@@ -102,7 +102,7 @@ fn metadata(config: &Value) -> Vec<(String, Meta)> {
 }
 
 /// Writes a file; matrices whose rows are long enough are of the type.
-fn write(path: &Path, metadata: &[(String, Meta)], config: &Value, weights: &[(String, Tensor)], dtype: GgmlDType) {
+pub(crate) fn write(path: &Path, metadata: &[(String, Meta)], config: &Value, weights: &[(String, Tensor)], dtype: GgmlDType) {
     let heads = |key: &str| config[key].as_u64().unwrap() as usize;
     let tensors: Vec<(String, QTensor)> = weights
         .iter()

@@ -20,6 +20,7 @@ mod compare;
 mod contract;
 mod data;
 mod data_verb;
+mod dist;
 mod en_harness;
 mod endpoint;
 mod endpoint_faults;

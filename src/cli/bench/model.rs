@@ -3,20 +3,21 @@
 use super::{limits, tell, with_threads};
 use crate::{
     cli::{
-        data_source, engines,
+        data_source,
+        devices::DeviceArgs,
+        engines,
         exit::{Exit, Failure, Verdict},
         model_choice::InProcess,
         output::note,
         values::Dtype,
     },
     engine::llama::{
-        self, LogitType,
+        LogitType,
         batch::Limits,
         config::Config,
-        device::{Numbers, Place},
-        memory,
-        model::Model,
-        shapes,
+        device::Numbers,
+        dist::replicas::Replicas,
+        memory, shapes,
         throughput::{self, Peaks, Workload},
     },
     results::spec::Machine,
@@ -38,9 +39,9 @@ pub struct ModelArgs {
     /// Data type of the weights
     #[arg(long, value_name = "TYPE", value_enum, default_value = "auto")]
     pub dtype: Dtype,
-    /// Device: auto, cpu, cuda, cuda:N
-    #[arg(long, value_name = "NAME")]
-    pub device: Option<String>,
+    /// Where it computes
+    #[command(flatten)]
+    pub devices: DeviceArgs,
     /// Threads; all cores unless given
     #[arg(long, value_name = "N")]
     pub threads: Option<NonZeroUsize>,
@@ -92,7 +93,7 @@ struct Detailed {
 }
 
 impl Detailed {
-    fn new(measured: Measurement, model: &Model) -> Self {
+    fn new(measured: Measurement, model: &Replicas) -> Self {
         Detailed { measured, on: model.on(), share_of_matmul: None, share_of_copy: None, shared_tokens: None, computed_tokens: None }
     }
 }
@@ -103,14 +104,16 @@ pub(super) fn run(args: &ModelArgs) -> Verdict {
     with_threads(args.threads, || measure(args, &mut model))?
 }
 
-fn measure(args: &ModelArgs, model: &mut Model) -> Verdict {
+fn measure(args: &ModelArgs, model: &mut Replicas) -> Verdict {
     // First of all, so that its peak memory is its own.
     if args.documents > 0 {
         documents(args, model)?;
     }
-    let peaks = throughput::peaks(model).map_err(engines::failure)?;
+    let peaks = throughput::peaks(model.first()).map_err(engines::failure)?;
     tell(&Detailed::new(Measurement::new("matmul", peaks.flops as u64, 1.0), model))?;
     tell(&Detailed::new(Measurement::new("copy", peaks.bytes as u64, 1.0), model))?;
+    // Shares are of what all devices can do.
+    let peaks = peaks.times(model.devices());
     prefill(args, model, peaks)?;
     for batch in &args.batch {
         decode(args, model, peaks, batch.get())?;
@@ -118,26 +121,25 @@ fn measure(args: &ModelArgs, model: &mut Model) -> Verdict {
     Ok(Exit::Ok)
 }
 
-fn load(args: &ModelArgs) -> Result<Model, Failure> {
+fn load(args: &ModelArgs) -> Result<Replicas, Failure> {
     let threads = args.threads.map(NonZeroUsize::get);
     let Some(name) = &args.random_weights else {
         let model = args.model.clone().unwrap_or_default();
         let dtype = args.dtype.name().map(str::to_owned);
-        let choice = InProcess { model, dtype, device: args.device.clone(), ..InProcess::default() };
+        let choice = InProcess { model, dtype, devices: args.devices.clone(), ..InProcess::default() };
         let llama = engines::load(&choice, args.threads, data_source::network(args.offline), Limits::default())?;
-        return Ok(llama.into_model());
+        return Ok(llama.into_models());
     };
     let config = shapes::config(name).ok_or_else(|| Failure::new(Exit::Bug, "a shape that is listed is not found"))?;
-    let threads = llama::threads(threads).map_err(engines::failure)?;
-    let place = Place::find(engines::device(args.device.as_deref())).map_err(engines::failure)?;
+    let layout = args.devices.find()?;
     // The shapes are those of models whose weights are bf16.
-    let numbers = Numbers::of(place.backend(), args.dtype.name(), Some("bfloat16"), LogitType::AsWeights).map_err(engines::failure)?;
-    place.note().into_iter().for_each(note);
-    let room = memory::room(&config, numbers, Limits::default(), &place).map_err(engines::failure)?;
+    let numbers =
+        Numbers::of(layout.first().backend(), args.dtype.name(), Some("bfloat16"), LogitType::AsWeights).map_err(engines::failure)?;
+    let room = memory::room(&config, numbers, Limits::default(), &layout).map_err(engines::failure)?;
     if room.is_none() {
         fits(name, &config)?;
     }
-    let model = Model::random(config, &place, numbers, threads).map_err(engines::failure)?;
+    let model = Replicas::random(&config, &layout, numbers, threads).map_err(engines::failure)?;
     Ok(match room {
         None => model,
         Some(room) => {
@@ -159,10 +161,10 @@ fn fits(name: &str, config: &Config) -> Result<(), Failure> {
     Err(Failure::new(Exit::Engine, message).hint(format!("--random-weights takes {}", shapes::NAMES.join(", "))))
 }
 
-/// A prompt by itself, the best of some tries; its last row goes through the head.
-fn prefill(args: &ModelArgs, model: &mut Model, peaks: Peaks) -> Result<(), Failure> {
+/// A prompt by itself, of several replicas one for each; the best of some tries. Its last row goes through the head.
+fn prefill(args: &ModelArgs, model: &mut Replicas, peaks: Peaks) -> Result<(), Failure> {
     const TRIES: usize = 3;
-    let work = Workload { documents: 1, shared: 0, own: args.prompt.get(), new: 1 };
+    let work = Workload { documents: model.count(), shared: 0, own: args.prompt.get(), new: 1 };
     let mut best: Option<throughput::Taken> = None;
     for _ in 0..TRIES {
         let taken = throughput::run(model, work, limits(args.no_prefix_sharing)).map_err(engines::failure)?;
@@ -171,13 +173,13 @@ fn prefill(args: &ModelArgs, model: &mut Model, peaks: Peaks) -> Result<(), Fail
         }
     }
     let Some(best) = best else { return Ok(()) };
-    let share_of_matmul = Some(best.share_of_flops(model.config(), 1, peaks));
+    let share_of_matmul = Some(best.share_of_flops(model.first().config(), model.count() as u64, peaks));
     let measured = Measurement::new("prefill", best.stats.prefill_tokens, best.stats.prefill_seconds);
     tell(&Detailed { share_of_matmul, ..Detailed::new(measured, model) })
 }
 
 /// Sequences that share the prompt and go their own ways after it.
-fn decode(args: &ModelArgs, model: &mut Model, peaks: Peaks, batch: usize) -> Result<(), Failure> {
+fn decode(args: &ModelArgs, model: &mut Replicas, peaks: Peaks, batch: usize) -> Result<(), Failure> {
     let work = Workload { documents: batch, shared: args.prompt.get() - 1, own: 1, new: args.new as usize };
     let limits = Limits { live: batch, ..limits(args.no_prefix_sharing) };
     let taken = throughput::run(model, work, limits).map_err(engines::failure)?;
@@ -188,7 +190,7 @@ fn decode(args: &ModelArgs, model: &mut Model, peaks: Peaks, batch: usize) -> Re
 }
 
 /// Documents from the first prompt token to the last new one; `n` counts documents.
-fn documents(args: &ModelArgs, model: &mut Model) -> Result<(), Failure> {
+fn documents(args: &ModelArgs, model: &mut Replicas) -> Result<(), Failure> {
     let work = Workload { documents: args.documents, shared: args.shared, own: args.own as usize, new: args.new as usize };
     let taken = throughput::run(model, work, limits(args.no_prefix_sharing)).map_err(engines::failure)?;
     let (shared_tokens, computed_tokens) = (Some(taken.stats.shared_tokens), Some(taken.stats.prefill_tokens));

@@ -7,7 +7,9 @@ use super::{
 };
 use crate::{
     cli::{
-        data_source, engines,
+        data_source,
+        devices::DeviceArgs,
+        engines,
         exit::{Exit, Failure, Verdict},
         interrupt,
         model_choice::{InProcess, logits},
@@ -46,9 +48,9 @@ pub struct RequestsArgs {
     /// Keep logits in f32 where --dtype rounds the weights
     #[arg(long)]
     pub logits_f32: bool,
-    /// Device: auto, cpu, cuda, cuda:N
-    #[arg(long, value_name = "NAME")]
-    pub device: Option<String>,
+    /// Where it computes
+    #[command(flatten)]
+    pub devices: DeviceArgs,
     /// Threads; all cores unless given
     #[arg(long, value_name = "N")]
     pub threads: Option<NonZeroUsize>,
@@ -71,7 +73,7 @@ struct Plan {
 pub(super) fn run(args: &RequestsArgs) -> Verdict {
     let lines = lines::read(&args.input)?;
     let (dtype, logits) = (args.dtype.name().map(str::to_owned), logits(args.logits_f32));
-    let choice = InProcess { model: args.model.clone(), dtype, logits, device: args.device.clone(), ..InProcess::default() };
+    let choice = InProcess { model: args.model.clone(), dtype, logits, devices: args.devices.clone(), ..InProcess::default() };
     let limits = super::limits(args.no_prefix_sharing);
     let mut engine = engines::load(&choice, args.threads, data_source::network(args.offline), limits)?;
     let tokenizer = engine.facts().tokenizer;

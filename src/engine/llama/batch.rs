@@ -97,11 +97,11 @@ impl Default for Limits {
 /// What a caller is asked while requests run.
 pub struct Listener<'l> {
     /// Whether a generation stops after these new tokens (stop strings).
-    pub stops: &'l dyn Fn(usize, &[u32]) -> bool,
+    pub stops: &'l (dyn Fn(usize, &[u32]) -> bool + Sync),
     /// Takes a finished request; `Break` ends the run.
     pub done: &'l mut dyn FnMut(usize, TokenOutput) -> ControlFlow<()>,
     /// Whether to go on with another step.
-    pub go_on: &'l dyn Fn() -> bool,
+    pub go_on: &'l (dyn Fn() -> bool + Sync),
 }
 
 /// What a row of logits is wanted for.
@@ -173,7 +173,7 @@ pub fn run(model: &mut Model, requests: &[TokenRequest], limits: Limits, listene
 
 impl TokenRequest {
     /// Tokens whose keys and values are computed before the first new token: the last token of a continuation is never an input.
-    fn computed(&self) -> Vec<u32> {
+    pub(super) fn computed(&self) -> Vec<u32> {
         match self {
             TokenRequest::Generate { prompt, .. } => prompt.clone(),
             TokenRequest::Score { context, continuation } => {
@@ -201,6 +201,14 @@ fn wants(requests: &[TokenRequest], nodes: &[Node]) -> Vec<BTreeMap<usize, Vec<W
 }
 
 impl TokenRequest {
+    /// New tokens it may come to.
+    pub(super) fn most_new_tokens(&self) -> usize {
+        match self {
+            TokenRequest::Generate { max_new, .. } => *max_new,
+            TokenRequest::Score { .. } => 0,
+        }
+    }
+
     fn wants(&self, request: usize) -> Vec<(usize, Want)> {
         match self {
             TokenRequest::Generate { prompt, .. } => vec![(prompt.len() - 1, Want::First(request))],

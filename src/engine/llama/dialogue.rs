@@ -125,7 +125,7 @@ impl Llama {
                 return Ok(Stats::default());
             }
         }
-        let (tokenizer, limit, cancel) = (self.tokenizer.clone(), self.model.config().max_position_embeddings, sink.cancel_flag());
+        let (tokenizer, limit, cancel) = (self.tokenizer.clone(), self.config().max_position_embeddings, sink.cancel_flag());
         let mut done = |at: usize, output: TokenOutput| {
             if let TokenOutput::Generated { tokens: new, finish, near_ties, .. } = output {
                 let held = &mut group[at];

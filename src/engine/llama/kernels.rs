@@ -128,17 +128,21 @@ enum Stored {
 }
 
 impl Matrix for Stored {
-    fn load(weights: &Weights<'_>, parts: &[(String, usize)], inner: usize) -> Result<Self, EngineError> {
+    fn rows(weights: &Weights<'_>, parts: &[(String, usize)], inner: usize) -> Result<Self, EngineError> {
         let mut tiles = Vec::new();
         for (at, (name, out)) in parts.iter().enumerate() {
             // What stands below begins with a whole panel, or all of it is expanded.
             let whole = at + 1 == parts.len() || out.is_multiple_of(TILE[0]);
             match weights.quantised(name, [*out, inner], TILE)? {
                 Some(more) if whole => tiles.extend(more),
-                _ => return Tensor::load(weights, parts, inner).map(Stored::Tensor),
+                _ => return Tensor::rows(weights, parts, inner).map(Stored::Tensor),
             }
         }
         Ok(Stored::Quantised(tiles, inner))
+    }
+
+    fn columns(weights: &Weights<'_>, name: &str, [out, inner]: [usize; 2]) -> Result<Self, EngineError> {
+        Stored::rows(weights, &[(name.to_owned(), out)], inner)
     }
 }
 

@@ -20,8 +20,8 @@ pub struct Pool {
 enum Storage {
     /// In memory of the CPU's kernels.
     Host(HostPages),
-    /// In tensors on a device.
-    Tensors(TensorPages),
+    /// In tensors on a device, or on several that hold the heads of one model together.
+    Tensors(Vec<TensorPages>),
 }
 
 /// Pages of the CPU's kernels.
@@ -89,8 +89,8 @@ impl Pool {
         Pool::over(Storage::Host(HostPages { layers, page_len: kv_heads * PAGE * head_dim }))
     }
 
-    /// An empty pool over pages in tensors.
-    pub(super) fn of_tensors(pages: TensorPages) -> Self {
+    /// An empty pool over pages in tensors, of each device.
+    pub(super) fn of_tensors(pages: Vec<TensorPages>) -> Self {
         Pool::over(Storage::Tensors(pages))
     }
 
@@ -162,20 +162,20 @@ impl Pool {
     fn copy_page(&mut self, from: u32, to: u32) {
         match &mut self.storage {
             Storage::Host(pages) => pages.copy_page(from, to),
-            Storage::Tensors(pages) => pages.copy_later(from, to),
+            Storage::Tensors(devices) => devices.iter_mut().for_each(|pages| pages.copy_later(from, to)),
         }
     }
 
-    /// The pages in tensors, grown to what was reserved and with all copies made: to be asked for at the beginning of a step.
+    /// The pages in tensors of each device, grown to what was reserved and with all copies made: to be asked for at the beginning of a step.
     ///
     /// # Errors
-    /// When the device's memory is used up.
-    pub(super) fn tensors(&mut self) -> Result<&mut TensorPages, EngineError> {
-        let Storage::Tensors(pages) = &mut self.storage else {
+    /// When a device's memory is used up.
+    pub(super) fn tensors(&mut self) -> Result<&mut [TensorPages], EngineError> {
+        let Storage::Tensors(devices) = &mut self.storage else {
             unreachable!("a model makes its own pool, and this one computes in tensors")
         };
-        pages.settle(self.references.len())?;
-        Ok(pages)
+        devices.iter_mut().try_for_each(|pages| pages.settle(self.references.len()))?;
+        Ok(devices)
     }
 
     fn host(&self) -> &HostPages {

@@ -3,7 +3,8 @@
 
 use super::batch::Limits;
 use super::config::Config;
-use super::device::{Numbers, Place};
+use super::device::Numbers;
+use super::dist::{layout::Layout, share::Share};
 use super::tensors::PIECE;
 use crate::engine::EngineError;
 
@@ -34,13 +35,24 @@ pub struct Room {
     pub told: String,
 }
 
-/// Adds up what a model takes on the device it is to be loaded to; `None` where its memory is not known.
+/// Adds up what a model takes on every device it is to be loaded to; of several the one that leaves least is told. `None` where the memory is
+/// not known.
 ///
 /// # Errors
-/// When it does not fit.
-pub fn room(config: &Config, numbers: Numbers, limits: Limits, place: &Place) -> Result<Option<Room>, EngineError> {
-    let needs = Needs::of(config, numbers, limits);
-    place.free_memory()?.map(|free| needs.fit(free, place.name())).transpose()
+/// When it cannot be split over so many devices, or does not fit.
+pub fn room(config: &Config, numbers: Numbers, limits: Limits, layout: &Layout) -> Result<Option<Room>, EngineError> {
+    Share::check(config, layout.ranks())?;
+    let needs = Needs::of(config, numbers, limits, layout.ranks());
+    let mut least: Option<Room> = None;
+    for place in layout.replicas().iter().flatten() {
+        let Some(free) = place.free_memory()? else { return Ok(None) };
+        // Whoever shares a device shares its memory.
+        let room = needs.fit(free / layout.tenants(place) as u64, place.name())?;
+        if least.as_ref().is_none_or(|least| room.tokens < least.tokens) {
+            least = Some(room);
+        }
+    }
+    Ok(least)
 }
 
 impl Room {
@@ -51,15 +63,17 @@ impl Room {
 }
 
 impl Needs {
-    fn of(config: &Config, numbers: Numbers, limits: Limits) -> Self {
+    /// Of one of so many devices that hold the model together: the largest share of what does not divide.
+    fn of(config: &Config, numbers: Numbers, limits: Limits, ranks: usize) -> Self {
+        let share = |whole: u64| whole.div_ceil(ranks as u64);
         let (bytes, head) = (numbers.bytes(), config.head_weights());
         let rest = config.weights() - if config.tied { 0 } else { head };
         // A tied head is the embedding, unless it is kept in another type.
         let of_head = if config.tied && numbers.head_bytes() == bytes { 0 } else { numbers.head_bytes() * head };
         Needs {
-            weights: bytes * rest + of_head,
-            activations: activations(config, bytes, limits) + BESIDE,
-            token: bytes * config.kv_bytes() / 4 * (2 * config.layers as u64 + 1) / (2 * config.layers as u64),
+            weights: share(bytes * rest + of_head),
+            activations: activations(config, bytes, limits, ranks as u64) + BESIDE,
+            token: share(bytes * config.kv_bytes() / 4) * (2 * config.layers as u64 + 1) / (2 * config.layers as u64),
             tokens: (PROMPT.min(config.max_position_embeddings) + limits.rows) as u64,
         }
     }
@@ -82,8 +96,8 @@ impl Needs {
             let needed = gib(self.weights + self.activations + self.keys_and_values());
             return Err(EngineError::with_hint(
                 format!("{device} has {} free, and the model needs {needed}: {parts}", gib(free)),
-                "--dtype bf16 halves what f32 takes; --device cpu takes the machine's own memory; or serve the model on several GPUs with vLLM \
-                 and name it with --base-url",
+                "--dtype bf16 halves what f32 takes; --tensor-parallel-size splits the model over several GPUs; --device cpu takes the machine's \
+                 own memory",
             ));
         };
         let tokens = usize::try_from(left / self.token).unwrap_or(usize::MAX);
@@ -91,17 +105,19 @@ impl Needs {
     }
 }
 
-/// What a step takes for itself, at most: all of it counted as if it were there at once.
-fn activations(config: &Config, bytes: u64, limits: Limits) -> u64 {
-    let (rows, hidden, inner) = (limits.rows as u64, config.hidden_size as u64, config.intermediate_size as u64);
-    let heads = ((config.heads + 2 * config.kv_heads) * config.head_dim) as u64;
-    // The stream, its sum and its norm (which is f32 in between); queries, keys and values as they come and rotated.
-    let stream = rows * (hidden * (3 * bytes + 8) + 3 * heads * bytes);
+/// What a step takes for itself on one of so many devices, at most: all of it counted as if it were there at once.
+fn activations(config: &Config, bytes: u64, limits: Limits, ranks: u64) -> u64 {
+    let (rows, hidden, inner) = (limits.rows as u64, config.hidden_size as u64, config.intermediate_size as u64 / ranks);
+    let heads = ((config.heads + 2 * config.kv_heads) * config.head_dim) as u64 / ranks;
+    // The stream, its sum and its norm (which is f32 in between), of several devices a part and the sum of all; queries, keys and values as
+    // they come and rotated.
+    let sums = if ranks > 1 { 2 } else { 0 };
+    let stream = rows * (hidden * ((3 + sums) * bytes + 8) + 3 * heads * bytes);
     // Gate and up together, each by itself, and their product.
     let feed = rows * inner * 6 * bytes;
     // Scores and weights in the data type, three times in f32; keys and values gathered and laid out by head.
     let attention = PIECE as u64 * (2 * bytes + 12 + 4 * bytes);
-    let logits = super::model::LOGIT_ROWS as u64 * config.vocab_size as u64 * (bytes + 4);
+    let logits = super::model::LOGIT_ROWS as u64 * (config.vocab_size as u64).div_ceil(ranks) * (bytes + 4);
     stream + feed + attention + logits
 }
 
@@ -114,7 +130,7 @@ mod tests {
     const GIB: u64 = 1 << 30;
 
     fn needs(name: &str, dtype: DType, logits: LogitType) -> Needs {
-        Needs::of(&shapes::config(name).expect("a listed name"), Numbers::Tensors { dtype, logits }, Limits::default())
+        Needs::of(&shapes::config(name).expect("a listed name"), Numbers::Tensors { dtype, logits }, Limits::default(), 1)
     }
 
     #[test]
@@ -146,5 +162,20 @@ mod tests {
         let least = small.weights + small.activations + small.keys_and_values();
         assert_eq!(small.fit(least, "cuda:1").unwrap().tokens as u64, small.tokens);
         assert!(small.fit(least - 1, "cuda:1").is_err());
+    }
+    #[test]
+    fn devices_that_hold_a_model_together_share_what_it_needs() {
+        let config = shapes::config("llama-3.1-70b").expect("a listed name");
+        let numbers = Numbers::Tensors { dtype: DType::BF16, logits: LogitType::AsWeights };
+        let of = |ranks| Needs::of(&config, numbers, Limits::default(), ranks);
+        for ranks in [2, 4, 8] {
+            assert_eq!((ranks * of(ranks as usize).weights, ranks * of(ranks as usize).token), (of(1).weights, of(1).token));
+        }
+        // Two GPUs of 80 GB hold what one does not; each is told in numbers.
+        let room = of(2).fit(79 * GIB, "cuda:1").unwrap();
+        assert!(room.told.starts_with("cuda:1 has 79.0 GiB free: weights 65.7 GiB, ") && room.tokens > 40_000, "{room:?}");
+        assert!(of(1).fit(79 * GIB, "cuda:1").is_err());
+        let error = of(2).fit(60 * GIB, "cuda:1").unwrap_err();
+        assert!(error.message.starts_with("cuda:1 has 60.0 GiB free, and the model needs ") && error.hint.is_some(), "{error}");
     }
 }

@@ -1,7 +1,7 @@
 //! The in-process engine: Llama and Qwen2 models in Hugging Face layout, on the CPU in f32 or on a device of the tensor library.
 //!
-//! `config`, `weights`, `checkpoint` and `memory` load; `model` computes, by `kernels` (the CPU's own) or by `tensors` (any `device`); `kv` and
-//! `plan` share what prompts share; `batch` packs steps; `sample` chooses tokens; `encode` and this file turn requests into ids and ids into
+//! `config`, `weights`, `checkpoint` and `memory` load; `model` computes, by `kernels` (the CPU's own) or by `tensors` (any `device`); `dist` has
+//! several devices work together; `kv` and `plan` share what prompts share; `batch` packs steps; `sample` chooses tokens; `encode` and this file turn requests into ids and ids into
 //! responses. Nothing of generation_config.json acts by itself: a request says everything.
 
 pub mod batch;
@@ -9,6 +9,7 @@ mod checkpoint;
 pub mod config;
 pub mod device;
 mod dialogue;
+pub mod dist;
 pub mod encode;
 mod gguf;
 mod kernels;
@@ -29,11 +30,12 @@ use super::{
 };
 use crate::text::tokenizer::Tokenizer;
 use batch::{Limits, Listener, TokenFinish, TokenOutput, TokenRequest};
-use device::{Numbers, Place};
+use device::Numbers;
+use dist::{layout::Layout, replicas::Replicas};
 use encode::Stops;
-use model::Model;
 use rayon::prelude::*;
 use std::{
+    num::NonZeroUsize,
     ops::ControlFlow,
     path::Path,
     sync::{Arc, atomic::Ordering},
@@ -52,8 +54,12 @@ pub struct LoadOptions {
     pub dtype: Option<String>,
     /// Whether logits are rounded with the weights.
     pub logits: LogitType,
-    /// `cpu` where `None`; see [`Place::find`].
+    /// `cpu` where `None`; one or several, see [`Layout::find`].
     pub device: Option<String>,
+    /// Devices that hold one model together; 1 where `None`.
+    pub tensor_parallel: Option<NonZeroUsize>,
+    /// Whole models; as many as the named devices hold where `None`.
+    pub data_parallel: Option<NonZeroUsize>,
     /// Threads; all cores where `None`.
     pub threads: Option<usize>,
     /// Rows of a step and generations at once.
@@ -72,7 +78,7 @@ pub enum LogitType {
 
 /// A loaded model with its tokenizer.
 pub struct Llama {
-    model: Model,
+    models: Replicas,
     tokenizer: Tokenizer,
     identity: Identity,
     limits: Limits,
@@ -94,7 +100,8 @@ impl Llama {
     /// # Errors
     /// As [`Llama::load`].
     pub fn from_files(files: &ModelFiles, options: &LoadOptions) -> Result<Self, EngineError> {
-        let place = Place::find(options.device.as_deref().unwrap_or("cpu"))?;
+        let layout = Layout::find(options.device.as_deref().unwrap_or("cpu"), options.tensor_parallel, options.data_parallel)?;
+        let place = layout.first();
         Numbers::of(place.backend(), options.dtype.as_deref(), None, options.logits)?;
         let config = config::parse(&files.config, files.generation_config.as_deref())?;
         let numbers = Numbers::of(place.backend(), options.dtype.as_deref(), config.dtype.as_deref(), options.logits)?;
@@ -111,7 +118,7 @@ impl Llama {
                 "tokenizer.json belongs to another model",
             ));
         }
-        let room = memory::room(&config, numbers, options.limits, &place)?;
+        let room = memory::room(&config, numbers, options.limits, &layout)?;
         let identity = Identity {
             engine: "llama".into(),
             model: options.model.clone(),
@@ -124,17 +131,19 @@ impl Llama {
             }),
             device: Some(place.kind().into()),
             hardware: place.hardware().map(str::to_owned),
+            tensor_parallel_size: several(layout.ranks()),
+            data_parallel_size: several(layout.replicas().len()),
             capabilities: None,
         };
-        let mut model = Model::load(config, files, &place, numbers, threads(options.threads)?)?;
+        let mut models = Replicas::load(&config, files, &layout, numbers, options.threads)?;
         let mut limits = options.limits;
         let mut notes: Vec<String> = place.note().map(str::to_owned).into_iter().collect();
         if let Some(room) = room {
             limits = room.limits(limits);
-            model = model.within(room.tokens);
+            models = models.within(room.tokens);
             notes.push(room.told);
         }
-        Ok(Llama { model, tokenizer, identity, limits, notes })
+        Ok(Llama { models, tokenizer, identity, limits, notes })
     }
 
     /// What a person should know: which device was not used, what memory is for.
@@ -155,12 +164,12 @@ impl Llama {
 
     /// Shape and constants of the model.
     pub fn config(&self) -> &config::Config {
-        self.model.config()
+        self.models.first().config()
     }
 
-    /// The model without its tokenizer.
-    pub fn into_model(self) -> Model {
-        self.model
+    /// The model without its tokenizer, on all its devices.
+    pub fn into_models(self) -> Replicas {
+        self.models
     }
 
     /// Runs requests in token ids.
@@ -168,8 +177,7 @@ impl Llama {
     /// # Errors
     /// Broken weights.
     pub fn run(&mut self, requests: &[TokenRequest], listener: &mut Listener<'_>) -> Result<Stats, EngineError> {
-        let (model, limits) = (&mut self.model, self.limits);
-        batch::run(model, requests, limits, listener)
+        self.models.run(requests, self.limits, listener)
     }
 
     /// Logits of a sequence at some positions, `vocab_size` values each.
@@ -177,13 +185,14 @@ impl Llama {
     /// # Errors
     /// Broken weights.
     pub fn logits(&mut self, ids: &[u32], positions: &[u32]) -> Result<Vec<Vec<f32>>, EngineError> {
-        let mut pool = self.model.pool();
+        let model = self.models.first_mut();
+        let mut pool = model.pool();
         let mut sequence = kv::Sequence::default();
         pool.reserve(&mut sequence, ids.len());
         let segment = ops::Segment { row: 0, rows: ids.len(), position: 0, pages: sequence.pages().to_vec() };
         let mut rows = vec![Vec::new(); positions.len()];
-        let vocab = self.model.config().vocab_size;
-        self.model.step(ids, &[segment], positions, &mut pool, &mut |first, logits| {
+        let vocab = model.config().vocab_size;
+        model.step(ids, &[segment], positions, &mut pool, &mut |first, logits| {
             rows[first..].iter_mut().zip(logits.chunks_exact(vocab)).for_each(|(row, logits)| *row = logits.to_vec());
         })?;
         pool.release(sequence);
@@ -194,7 +203,7 @@ impl Llama {
     fn end_ids(&self, rule: EndTokens) -> Vec<u32> {
         match rule {
             EndTokens::Tokenizer => self.tokenizer.eos_id().into_iter().collect(),
-            EndTokens::GenerationConfig => self.model.config().end_ids.clone(),
+            EndTokens::GenerationConfig => self.config().end_ids.clone(),
         }
     }
 
@@ -211,7 +220,7 @@ impl Llama {
     fn encode_generate(&self, generate: &Generate) -> Result<TokenRequest, String> {
         let mut prompt = encode::prompt(&self.tokenizer, &generate.prompt, generate.rules.bos).map_err(|e| e.to_string())?;
         if let Some(truncation) = generate.rules.truncation {
-            let length = truncation.length(Some(self.model.config().max_position_embeddings as u32));
+            let length = truncation.length(Some(self.config().max_position_embeddings as u32));
             let room = length.saturating_sub(generate.max_new_tokens);
             if room == 0 {
                 return Err(format!(
@@ -234,10 +243,15 @@ impl Llama {
     }
 
     fn encode_pair(&self, scored: &LogLikelihood, continuation: &str) -> Result<TokenRequest, String> {
-        let max_positions = u32::try_from(self.model.config().max_position_embeddings).ok();
+        let max_positions = u32::try_from(self.config().max_position_embeddings).ok();
         let (context, continuation) = encode::fitted_pair(&self.tokenizer, scored, continuation, max_positions)?;
         Ok(TokenRequest::Score { context, continuation })
     }
+}
+
+/// A number of devices that is worth telling.
+fn several(count: usize) -> Option<u32> {
+    u32::try_from(count).ok().filter(|count| *count > 1)
 }
 
 /// Threads of a model's own; `None` where it uses all cores.
@@ -255,7 +269,7 @@ impl Engine for Llama {
     }
 
     fn facts(&self) -> ModelFacts {
-        let config = self.model.config();
+        let config = self.config();
         ModelFacts {
             tokenizer: Some(Arc::new(self.tokenizer.clone())),
             max_positions: u32::try_from(config.max_position_embeddings).ok(),
@@ -306,7 +320,7 @@ impl Engine for Llama {
             }
         }
         let Serving { tokens, places, mut open } = serving;
-        let (tokenizer, limit) = (self.tokenizer.clone(), self.model.config().max_position_embeddings);
+        let (tokenizer, limit) = (self.tokenizer.clone(), self.config().max_position_embeddings);
         let stops = requests.iter().map(stops_of).collect();
         let reader = Reader { tokenizer: &tokenizer, requests, stops, tokens: &tokens, places: &places, limit };
         let cancel = sink.cancel_flag();

@@ -1,17 +1,23 @@
 //! Llama and Qwen2 as a packed forward pass: rows of many sequences go through every layer together, keys and values live in pages,
 //! logits are made only for the rows that are wanted.
 //!
-//! Two backends compute a step: the CPU's own kernels, and tensor operations on any device. Whoever runs steps does not know which.
+//! Two backends compute a step: the CPU's own kernels, and tensor operations on any device, or on several that hold the model together.
+//! Whoever runs steps does not know which.
 
 use super::config::Config;
 use super::device::{Numbers, Place};
+use super::dist::{
+    ranks::{Open, Ranks},
+    share::Share,
+};
 use super::kernels::Kernels;
 use super::kv::Pool;
 use super::ops::{Segment, cpu::RopeTable};
 use super::tensors::Tensors;
-use super::weights::{ModelFiles, Rounding, Weights};
+use super::weights::Rounding;
 use crate::engine::EngineError;
 use rayon::{ThreadPool, prelude::*};
+use std::sync::Arc;
 
 /// Rows of logits made at once: 256 rows of a 128k vocabulary are 131 MB in f32.
 pub(super) const LOGIT_ROWS: usize = 256;
@@ -20,17 +26,21 @@ pub(super) const LOGIT_ROWS: usize = 256;
 pub struct Model {
     config: Config,
     rope: RopeTable,
-    backend: Backend,
+    backend: Arc<Backend>,
     numbers: Numbers,
-    place: Place,
+    /// Devices that hold it together; mostly one.
+    places: Vec<Place>,
     /// Threads of its own; rayon's where `None`.
-    threads: Option<ThreadPool>,
+    threads: Option<Arc<ThreadPool>>,
+    /// Tokens whose keys and values there is room for, where that is known.
+    room: Option<usize>,
 }
 
 /// Who computes a step.
 enum Backend {
     Kernels(Kernels),
     Tensors(Tensors),
+    Ranks(Ranks),
 }
 
 /// The packed rows of one step.
@@ -51,52 +61,47 @@ pub(super) type RawLogits<'r> = &'r mut (dyn FnMut(usize, Vec<f32>) -> Result<()
 pub type ReadLogits<'r> = &'r mut (dyn FnMut(usize, &[f32]) + Send);
 
 impl Model {
-    /// Takes the tensors out of the weight files, to where they are computed with.
+    /// Takes the tensors out of what `open` gives, to where they are computed with: one device, or several with a share of the model each.
     ///
     /// # Errors
-    /// A missing or misshapen tensor; a device whose memory is used up.
-    pub fn load(
+    /// A missing or misshapen tensor; a model that does not divide; a device whose memory is used up.
+    pub(super) fn load(
         config: Config,
-        files: &ModelFiles,
-        place: &Place,
+        places: &[Place],
         numbers: Numbers,
-        threads: Option<ThreadPool>,
+        threads: Option<usize>,
+        open: Open<'_, '_>,
     ) -> Result<Self, EngineError> {
-        let weights = Weights::open(files, place.device(), numbers.weights())?;
-        Model::with_weights(config, &weights, place, numbers, threads)
-    }
-
-    /// A model of this shape with random weights: as fast as a real one, and good for nothing else.
-    ///
-    /// # Errors
-    /// When memory runs out.
-    pub fn random(config: Config, place: &Place, numbers: Numbers, threads: Option<ThreadPool>) -> Result<Self, EngineError> {
-        Model::with_weights(config, &Weights::random(place.device(), numbers.weights()), place, numbers, threads)
-    }
-
-    fn with_weights(
-        config: Config,
-        weights: &Weights<'_>,
-        place: &Place,
-        numbers: Numbers,
-        threads: Option<ThreadPool>,
-    ) -> Result<Self, EngineError> {
+        let whole = || open(&places[0], Share::WHOLE);
         let backend = match numbers {
-            Numbers::Kernels { .. } => Backend::Kernels(Kernels::load(&config, weights)?),
-            Numbers::Tensors { dtype, logits } => Backend::Tensors(Tensors::load(&config, weights, place.device(), dtype, logits)?),
+            Numbers::Tensors { dtype, logits } if places.len() > 1 => {
+                Backend::Ranks(Ranks::load(&config, places, (dtype, logits), threads, open)?)
+            }
+            Numbers::Tensors { dtype, logits } => Backend::Tensors(Tensors::load(&config, &whole()?, places[0].device(), dtype, logits)?),
+            Numbers::Kernels { .. } => Backend::Kernels(Kernels::load(&config, &whole()?)?),
         };
         let rope = RopeTable::new(config.rope.inverse_frequencies(config.head_dim));
-        Ok(Model { config, rope, backend, numbers, place: place.clone(), threads })
+        let threads = super::threads(threads)?.map(Arc::new);
+        Ok(Model { config, rope, backend: Arc::new(backend), numbers, places: places.to_vec(), threads, room: None })
+    }
+
+    /// The same model over the same weights, for other requests at the same time.
+    pub(super) fn twin(&self) -> Self {
+        Model {
+            config: self.config.clone(),
+            rope: self.rope.clone(),
+            backend: Arc::clone(&self.backend),
+            numbers: self.numbers,
+            places: self.places.clone(),
+            threads: self.threads.clone(),
+            room: self.room,
+        }
     }
 
     /// The same with room for the keys and values of so many tokens at once and no more. The CPU's kernels take what they need.
     #[must_use]
     pub fn within(self, tokens: usize) -> Self {
-        let backend = match self.backend {
-            Backend::Kernels(kernels) => Backend::Kernels(kernels),
-            Backend::Tensors(tensors) => Backend::Tensors(tensors.within(tokens)),
-        };
-        Model { backend, ..self }
+        Model { room: Some(tokens), ..self }
     }
 
     /// How far logits can be trusted: what they, or what they are made of, were rounded to.
@@ -109,18 +114,30 @@ impl Model {
         self.numbers
     }
 
-    /// Where it computes.
+    /// The first of the devices where it computes.
     pub fn place(&self) -> &Place {
-        &self.place
+        &self.places[0]
+    }
+
+    /// All devices that hold it together.
+    pub fn places(&self) -> &[Place] {
+        &self.places
+    }
+
+    /// Their names: `cuda:0+cuda:1`.
+    pub fn places_named(&self) -> String {
+        self.places.iter().map(Place::name).collect::<Vec<_>>().join("+")
     }
 
     /// Where, by whom and in which numbers, for people: `cpu, kernels, f32`.
     pub fn on(&self) -> String {
-        let by = match self.backend {
+        let (places, ranks) = (self.places_named(), format!("tensor parallel {}", self.places.len()));
+        let by = match *self.backend {
             Backend::Kernels(_) => "kernels",
-            Backend::Tensors(_) => "tensors",
+            Backend::Tensors(_) | Backend::Ranks(_) => "tensors",
         };
-        let words = [Some(self.place.name()), Some(by), Some(self.numbers.label()), self.place.hardware()];
+        let ranks = (self.places.len() > 1).then_some(ranks.as_str());
+        let words = [Some(places.as_str()), Some(by), Some(self.numbers.label()), self.place().hardware(), ranks];
         words.into_iter().flatten().collect::<Vec<_>>().join(", ")
     }
 
@@ -131,9 +148,10 @@ impl Model {
 
     /// A pool for this model's keys and values.
     pub fn pool(&self) -> Pool {
-        match &self.backend {
+        match &*self.backend {
             Backend::Kernels(_) => Pool::new(self.config.layers, self.config.kv_heads, self.config.head_dim),
-            Backend::Tensors(tensors) => Pool::of_tensors(tensors.pages()),
+            Backend::Tensors(tensors) => Pool::of_tensors(vec![tensors.pages(self.room)]),
+            Backend::Ranks(ranks) => Pool::of_tensors(ranks.pages(self.room)),
         }
     }
 
@@ -169,9 +187,10 @@ impl Model {
             read(first, &logits);
             Ok(())
         };
-        match &self.backend {
+        match &*self.backend {
             Backend::Kernels(kernels) => kernels.compute(step, &self.rope, pool, &mut check),
             Backend::Tensors(tensors) => tensors.compute(step, &self.rope, pool, &mut check),
+            Backend::Ranks(ranks) => ranks.compute(step, &self.rope, pool, &mut check),
         }
     }
 }

@@ -4,9 +4,10 @@
 //! A share is arithmetic over measured time: the multiplications that the weights demand, or the bytes that a decoding step must read, divided
 //! by seconds and by the peak. Attention, norms and sampling count as time and not as work.
 
-use super::batch::{self, Limits, Listener, TokenOutput, TokenRequest};
+use super::batch::{Limits, Listener, TokenOutput, TokenRequest};
 use super::config::Config;
 use super::device::{Numbers, failed};
+use super::dist::replicas::Replicas;
 use super::model::Model;
 use super::ops::linear::Linear;
 use crate::engine::{EngineError, Sampling, Stats};
@@ -26,10 +27,18 @@ pub struct Peaks {
     pub bytes: f64,
 }
 
+impl Peaks {
+    /// What so many such devices can do together.
+    #[must_use]
+    pub fn times(self, devices: usize) -> Self {
+        Peaks { flops: self.flops * devices as f64, bytes: self.bytes * devices as f64 }
+    }
+}
+
 /// How long a peak is looked for: other work on the machine hides it for moments.
 const LOOK: Duration = Duration::from_secs(1);
 
-/// Measures the peaks of what a model computes with: the best of many tries. Where the machine is busy all the while they come out too low,
+/// Measures the peaks of what a model computes with, of several devices those of the first: the best of many tries. Where the machine is busy all the while they come out too low,
 /// and shares of them too high.
 ///
 /// # Errors
@@ -109,10 +118,10 @@ pub struct Taken {
 ///
 /// # Errors
 /// Broken weights.
-pub fn run(model: &mut Model, work: Workload, limits: Limits) -> Result<Taken, EngineError> {
+pub fn run(models: &mut Replicas, work: Workload, limits: Limits) -> Result<Taken, EngineError> {
     let requests: Vec<TokenRequest> = (0..work.documents)
         .map(|document| TokenRequest::Generate {
-            prompt: prompt(model.config(), document, work),
+            prompt: prompt(models.first().config(), document, work),
             max_new: work.new.max(1),
             end: Vec::new(),
             sampling: Sampling::GREEDY,
@@ -122,7 +131,7 @@ pub fn run(model: &mut Model, work: Workload, limits: Limits) -> Result<Taken, E
     let started = Instant::now();
     let mut done = |_: usize, _: TokenOutput| ControlFlow::Continue(());
     let mut listener = Listener { stops: &|_, _| false, done: &mut done, go_on: &|| true };
-    let stats = batch::run(model, &requests, limits, &mut listener)?;
+    let stats = models.run(&requests, limits, &mut listener)?;
     Ok(Taken { seconds: started.elapsed().as_secs_f64(), stats })
 }
 
@@ -160,12 +169,13 @@ impl Taken {
         (steps * work.documents) as f64 / self.stats.decode_seconds
     }
 
-    /// Part of the peak of copies that the bytes read in decoding came to: each step reads the weights once, and each sequence's keys and
-    /// values.
-    pub fn share_of_bytes(&self, model: &Model, work: Workload, peaks: Peaks) -> f64 {
-        let (config, bytes) = (model.config(), model.numbers().bytes());
+    /// Part of the peak of copies that the bytes read in decoding came to: each step reads the weights of every replica once, and each
+    /// sequence's keys and values.
+    pub fn share_of_bytes(&self, models: &Replicas, work: Workload, peaks: Peaks) -> f64 {
+        let (config, bytes) = (models.first().config(), models.first().numbers().bytes());
         let steps = work.new.saturating_sub(1) as u64;
-        let weights = bytes * (config.layer_weights() + config.head_weights());
+        // No more replicas decode than there are sequences.
+        let weights = models.count().min(work.documents) as u64 * bytes * (config.layer_weights() + config.head_weights());
         let held: u64 = (0..steps).map(|step| (work.shared + work.own) as u64 + step + 1).sum();
         let read = steps * weights + work.documents as u64 * held * config.kv_bytes() / 4 * bytes;
         read as f64 / self.stats.decode_seconds / peaks.bytes

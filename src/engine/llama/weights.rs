@@ -4,6 +4,7 @@
 
 use super::{
     device::failed,
+    dist::share::{Cut, Share},
     gguf::{self, Gguf},
 };
 use crate::engine::EngineError;
@@ -191,6 +192,8 @@ pub struct Weights<'f> {
     device: Device,
     /// The data type of all tensors; where `None`, each as its file has it, and what is quantised in f32 unless [`Weights::quantised`] takes it.
     dtype: Option<DType>,
+    /// Which part of the model is taken.
+    share: Share,
 }
 
 enum Source<'f> {
@@ -245,7 +248,7 @@ impl<'f> Weights<'f> {
             && file.bytes.as_slice().starts_with(gguf::MAGIC)
         {
             let source = Source::Gguf(Gguf::parse(&file.name, file.bytes.as_slice())?);
-            return Ok(Weights { source, device: device.clone(), dtype });
+            return Ok(Weights { source, device: device.clone(), dtype, share: Share::WHOLE });
         }
         let open = |file: &'f WeightFile| match SafeTensors::deserialize(file.bytes.as_slice()) {
             Ok(tensors) => Ok((file.name.as_str(), tensors)),
@@ -255,12 +258,23 @@ impl<'f> Weights<'f> {
             )),
         };
         let files = files.weights.iter().map(open).collect::<Result<_, _>>()?;
-        Ok(Weights { source: Source::Files(files), device: device.clone(), dtype })
+        Ok(Weights { source: Source::Files(files), device: device.clone(), dtype, share: Share::WHOLE })
     }
 
     /// Weights of any model, made up: the same at every call. Matrices have the spread of an untrained model, norms are 1, biases 0.
     pub fn random(device: &Device, dtype: Option<DType>) -> Weights<'static> {
-        Weights { source: Source::Random, device: device.clone(), dtype }
+        Weights { source: Source::Random, device: device.clone(), dtype, share: Share::WHOLE }
+    }
+
+    /// The same for one of several devices that hold the model together.
+    #[must_use]
+    pub fn of_share(self, share: Share) -> Self {
+        Weights { share, ..self }
+    }
+
+    /// Whose part is taken.
+    pub fn share(&self) -> Share {
+        self.share
     }
 
     /// A tensor of exactly this shape, on the device.
@@ -268,10 +282,36 @@ impl<'f> Weights<'f> {
     /// # Errors
     /// It is missing, has another shape, or a type other than F32, F16 and BF16.
     pub fn get(&self, name: &str, shape: &[usize]) -> Result<Tensor, EngineError> {
+        self.cut(name, shape, &Cut::Whole)
+    }
+
+    /// This share's rows of a tensor that is of this shape as a whole: of a matrix `[out][in]` its outputs.
+    ///
+    /// # Errors
+    /// As [`Weights::get`].
+    pub fn rows(&self, name: &str, shape: &[usize]) -> Result<Tensor, EngineError> {
+        self.cut(name, shape, &self.share.rows(shape))
+    }
+
+    /// This share's columns of a matrix that is of this shape as a whole: its inputs.
+    ///
+    /// # Errors
+    /// As [`Weights::get`].
+    pub fn columns(&self, name: &str, shape: &[usize]) -> Result<Tensor, EngineError> {
+        self.cut(name, shape, &self.share.columns(shape))
+    }
+
+    /// Of a float tensor in a file no more is read, and of any no more goes to the device.
+    fn cut(&self, name: &str, shape: &[usize], cut: &Cut) -> Result<Tensor, EngineError> {
         let files = match &self.source {
             Source::Files(files) => files,
-            Source::Gguf(gguf) => return self.converted(name, gguf.values(name, shape)?, gguf.dtype(name), shape),
-            Source::Random => return self.converted(name, made_up(name, shape), DType::F32, shape),
+            Source::Gguf(gguf) => {
+                // Numbers of its blocks are not at hand one by one: the whole tensor is expanded, on the host.
+                let whole = gguf.values(name, shape)?;
+                let part = if *cut == Cut::Whole { whole } else { cut.of(&whole, shape, 1).into_owned() };
+                return self.converted(name, part, gguf.dtype(name), &cut.shape(shape));
+            }
+            Source::Random => return self.converted(name, made_up(name, shape, cut), DType::F32, &cut.shape(shape)),
         };
         let found = files.iter().find_map(|(file, tensors)| Some((*file, tensors.tensor(name).ok()?)));
         let Some((file, view)) = found else {
@@ -290,7 +330,8 @@ impl<'f> Weights<'f> {
             Dtype::BF16 => DType::BF16,
             other => return Err(EngineError::new(format!("{file}: tensor {name} is of type {other:?}; F32, F16 and BF16 are supported"))),
         };
-        let tensor = Tensor::from_raw_buffer(view.data(), dtype, shape, &self.device).and_then(|t| t.to_dtype(self.dtype.unwrap_or(dtype)));
+        let (data, shape) = (cut.of(view.data(), shape, dtype.size_in_bytes()), cut.shape(shape));
+        let tensor = Tensor::from_raw_buffer(&data, dtype, &shape, &self.device).and_then(|t| t.to_dtype(self.dtype.unwrap_or(dtype)));
         tensor.map_err(failed(format!("{file}: tensor {name}")))
     }
 
@@ -301,7 +342,7 @@ impl<'f> Weights<'f> {
     /// It is missing, cut short, or has another shape.
     pub fn quantised(&self, name: &str, shape: [usize; 2], tile: [usize; 2]) -> Result<Option<Vec<QTensor>>, EngineError> {
         match (&self.source, self.dtype) {
-            (Source::Gguf(gguf), None) => gguf.quantised(name, shape, tile),
+            (Source::Gguf(gguf), None) if self.share == Share::WHOLE => gguf.quantised(name, shape, tile),
             _ => Ok(None),
         }
     }
@@ -313,30 +354,40 @@ impl<'f> Weights<'f> {
     }
 }
 
-/// Random values of a tensor, from its name: uniform with a standard deviation of 0.02.
-fn made_up(name: &str, shape: &[usize]) -> Vec<f32> {
+/// Random values of a part of a tensor, from its name: uniform with a standard deviation of 0.02.
+fn made_up(name: &str, shape: &[usize], cut: &Cut) -> Vec<f32> {
     const SPREAD: f32 = 0.02 * 1.732_050_8;
-    let count = shape.iter().product();
+    let of_cut = cut.shape(shape);
+    let count = of_cut.iter().product();
     if name.ends_with("norm.weight") {
         return vec![1.0; count];
     }
     if name.ends_with("bias") {
         return vec![0.0; count];
     }
-    // A digest of the name, then a generator for each row: rows are made side by side.
+    // A digest of the name, then a generator for each row: rows are made side by side, and none that is not asked for.
     let seed = Sha256::digest(name).first_chunk().map_or(0, |bytes| u64::from_le_bytes(*bytes));
-    let row = count / shape.first().copied().unwrap_or(1).max(1);
+    let row = of_cut[1..].iter().product::<usize>();
+    let (above, left) = match cut {
+        Cut::Whole => (0, 0),
+        Cut::Rows(range) => (range.start, 0),
+        Cut::Columns(range) => (0, range.start),
+    };
     let mut values = vec![0.0; count];
     values.par_chunks_mut(row.max(1)).enumerate().for_each(|(index, row)| {
-        let mut state = seed.wrapping_add((index as u64 + 1).wrapping_mul(0x9e37_79b9_7f4a_7c15)) | 1;
-        for value in row {
+        let mut state = seed.wrapping_add(((above + index) as u64 + 1).wrapping_mul(0x9e37_79b9_7f4a_7c15)) | 1;
+        let mut next = || {
             // xorshift64*: its upper bits are even enough for weights.
             state ^= state >> 12;
             state ^= state << 25;
             state ^= state >> 27;
             let bits = (state.wrapping_mul(0x2545_f491_4f6c_dd1d) >> 40) as f32;
-            *value = (bits / (1u32 << 23) as f32 - 1.0) * SPREAD;
+            (bits / (1u32 << 23) as f32 - 1.0) * SPREAD
+        };
+        for _ in 0..left {
+            next();
         }
+        row.iter_mut().for_each(|value| *value = next());
     });
     values
 }
@@ -374,13 +425,14 @@ mod tests {
 
     #[test]
     fn made_up_weights_are_random_and_the_same_again() {
-        let values = made_up("model.layers.0.mlp.down_proj.weight", &[64, 100]);
-        assert_eq!(values, made_up("model.layers.0.mlp.down_proj.weight", &[64, 100]));
-        assert_ne!(values, made_up("model.layers.1.mlp.down_proj.weight", &[64, 100]));
+        let whole = |name: &str, shape: &[usize]| made_up(name, shape, &Cut::Whole);
+        let values = whole("model.layers.0.mlp.down_proj.weight", &[64, 100]);
+        assert_eq!(values, whole("model.layers.0.mlp.down_proj.weight", &[64, 100]));
+        assert_ne!(values, whole("model.layers.1.mlp.down_proj.weight", &[64, 100]));
         let mean = values.iter().sum::<f32>() / 6400.0;
         let spread = (values.iter().map(|v| (v - mean).powi(2)).sum::<f32>() / 6400.0).sqrt();
         assert!(mean.abs() < 1e-3 && (spread / 0.02 - 1.0).abs() < 0.03, "{mean} {spread}");
-        assert_eq!((made_up("model.norm.weight", &[2]), made_up("q_proj.bias", &[2])), (vec![1.0; 2], vec![0.0; 2]));
+        assert_eq!((whole("model.norm.weight", &[2]), whole("q_proj.bias", &[2])), (vec![1.0; 2], vec![0.0; 2]));
     }
 
     #[test]

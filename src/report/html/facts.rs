@@ -51,6 +51,8 @@ fn engine(spec: &RunSpec) -> Vec<(&'static str, String)> {
     let known = [
         ("engine", Some(identity.short())),
         ("hardware", identity.hardware.clone()),
+        ("tensor parallel", identity.tensor_parallel_size.map(|size| size.to_string())),
+        ("data parallel", identity.data_parallel_size.map(|size| size.to_string())),
         ("revision", identity.revision.clone()),
         ("weights", identity.weights_sha256.clone()),
         ("tokenizer", identity.tokenizer_sha256.clone()),

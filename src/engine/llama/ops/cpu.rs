@@ -9,7 +9,7 @@ use crate::engine::llama::kv::{PAGE, Pool};
 use rayon::prelude::*;
 
 /// Cosines and sines by position, `[position][head_dim / 2]`, grown as positions come.
-#[derive(Debug)]
+#[derive(Clone, Debug)]
 pub struct RopeTable {
     frequencies: Vec<f32>,
     cos: Vec<f32>,

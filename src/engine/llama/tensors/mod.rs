@@ -13,6 +13,7 @@ use super::LogitType;
 use super::checkpoint::{Ends, LayerTensors};
 use super::config::Config;
 use super::device::failed;
+use super::dist::peers::Peer;
 use super::kv::{PAGE, Pool};
 use super::model::{LOGIT_ROWS, RawLogits, Step};
 use super::ops::{Heads, Segment, cpu::RopeTable, segments_of};
@@ -52,11 +53,15 @@ struct Layer {
     down: Linear,
 }
 
-/// Weights as tensors on a device.
+/// Weights as tensors on a device: a model's, or one share of them.
 pub(super) struct Tensors {
+    /// Of this share, as is `intermediate`.
     heads: Heads,
     intermediate: usize,
     epsilon: f32,
+    /// Which tokens' embeddings are here, of how many.
+    tokens: std::ops::Range<usize>,
+    vocabulary: usize,
     embedding: Tensor,
     layers: Vec<Layer>,
     final_norm: Tensor,
@@ -65,8 +70,8 @@ pub(super) struct Tensors {
     device: Device,
     /// Numbers of one piece of attention.
     piece: usize,
-    /// Pages there may be at most.
-    ceiling: Option<usize>,
+    /// The devices that hold the other shares.
+    peer: Option<Peer>,
 }
 
 /// What one step needs in every layer.
@@ -98,10 +103,13 @@ impl Tensors {
             LogitType::AsWeights => head,
             LogitType::F32 => head.to_dtype(DType::F32).map_err(&failed)?,
         };
+        let share = weights.share();
         Ok(Tensors {
-            heads: Heads { query: config.heads, kv: config.kv_heads, dim: config.head_dim },
-            intermediate: config.intermediate_size,
+            heads: Heads { query: config.heads / share.of, kv: config.kv_heads / share.of, dim: config.head_dim },
+            intermediate: config.intermediate_size / share.of,
             epsilon: config.rms_norm_eps as f32,
+            tokens: share.range(config.vocab_size),
+            vocabulary: config.vocab_size,
             embedding,
             layers: (0..config.layers)
                 .map(|i| Layer::load(LayerTensors::load(i, config, weights)?).map_err(&failed))
@@ -111,18 +119,19 @@ impl Tensors {
             dtype,
             device: device.clone(),
             piece: PIECE,
-            ceiling: None,
+            peer: None,
         })
     }
 
-    /// The same with room for the keys and values of so many tokens and no more.
-    pub(super) fn within(self, tokens: usize) -> Self {
-        Tensors { ceiling: Some(tokens / PAGE), ..self }
+    /// Joins the devices of the other shares.
+    pub(super) fn join(&mut self, peer: Peer) {
+        self.peer = Some(peer);
     }
 
-    /// Pages for this model's keys and values.
-    pub(super) fn pages(&self) -> TensorPages {
-        TensorPages::new(self.layers.len(), self.heads.kv * self.heads.dim, self.dtype, &self.device, self.ceiling)
+    /// Pages for this model's keys and values; where the room is known, for so many tokens and no more.
+    pub(super) fn pages(&self, tokens: Option<usize>) -> TensorPages {
+        let ceiling = tokens.map(|tokens| tokens / PAGE);
+        TensorPages::new(self.layers.len(), self.heads.kv * self.heads.dim, self.dtype, &self.device, ceiling)
     }
 
     /// One step, without what [`super::model::Model`] does for every backend.
@@ -136,7 +145,7 @@ impl Tensors {
         pool: &mut Pool,
         read: RawLogits<'_>,
     ) -> std::result::Result<(), EngineError> {
-        let pages = pool.tensors()?;
+        let [pages] = pool.tensors()? else { unreachable!("a model on one device has the pages of one device") };
         let failed = failed("the device failed");
         let Some(x) = self.layers(step, rope, pages).map_err(&failed)? else { return Ok(()) };
         for first in (0..step.wanted.len()).step_by(LOGIT_ROWS) {
@@ -146,10 +155,10 @@ impl Tensors {
         Ok(())
     }
 
-    /// The residual stream of the wanted rows behind the last layer.
-    fn layers(&self, step: Step<'_>, rope: &RopeTable, pages: &TensorPages) -> Result<Option<Tensor>> {
+    /// The residual stream of the wanted rows behind the last layer: on every device of a model the same.
+    pub(super) fn layers(&self, step: Step<'_>, rope: &RopeTable, pages: &TensorPages) -> Result<Option<Tensor>> {
         let ready = self.prepare(step, rope, pages)?;
-        let mut x = self.embedding.index_select(&Tensor::new(step.ids, &self.device)?, 0)?;
+        let mut x = self.embed(step.ids)?;
         for (index, layer) in self.layers.iter().enumerate() {
             let queries = self.write_keys_and_values(index, layer, &x, &ready, pages)?;
             if index + 1 < self.layers.len() {
@@ -161,6 +170,26 @@ impl Tensors {
             }
         }
         Ok(None)
+    }
+
+    /// Embeddings of tokens. A share has those of its own tokens and gives zeros for the others, so that the sum over all is exact.
+    fn embed(&self, ids: &[u32]) -> Result<Tensor> {
+        if self.tokens == (0..self.vocabulary) {
+            return self.embedding.index_select(&Tensor::new(ids, &self.device)?, 0);
+        }
+        let own = |id: &u32| self.tokens.contains(&(*id as usize));
+        let places: Vec<u32> = ids.iter().map(|id| if own(id) { id - self.tokens.start as u32 } else { 0 }).collect();
+        let mask: Vec<f32> = ids.iter().map(|id| f32::from(u8::from(own(id)))).collect();
+        let mask = Tensor::from_vec(mask, (ids.len(), 1), &self.device)?.to_dtype(self.dtype)?;
+        self.summed(self.embedding.index_select(&Tensor::new(places, &self.device)?, 0)?.broadcast_mul(&mask)?)
+    }
+
+    /// What all devices of the model give together.
+    fn summed(&self, part: Tensor) -> Result<Tensor> {
+        match &self.peer {
+            None => Ok(part),
+            Some(peer) => peer.sum(&part),
+        }
     }
 
     fn prepare(&self, step: Step<'_>, rope: &RopeTable, pages: &TensorPages) -> Result<Ready> {
@@ -200,19 +229,19 @@ impl Tensors {
 
     /// The rest of a layer.
     fn feed(&self, layer: &Layer, x: &Tensor, attended: &Tensor) -> Result<Tensor> {
-        let x = (x + layer.output.forward(attended)?)?;
+        let x = (x + self.summed(layer.output.forward(attended)?)?)?;
         let gate_up = layer.gate_up.forward(&self.norm(&x, &layer.post_norm)?)?;
         let gate = gate_up.narrow(1, 0, self.intermediate)?.contiguous()?.silu()?;
         let up = gate_up.narrow(1, self.intermediate, self.intermediate)?.contiguous()?;
-        &x + layer.down.forward(&(gate * up)?)?
+        &x + self.summed(layer.down.forward(&(gate * up)?)?)?
     }
 
     fn norm(&self, x: &Tensor, weight: &Tensor) -> Result<Tensor> {
         rms_norm(&x.to_dtype(DType::F32)?, weight, self.epsilon)?.to_dtype(self.dtype)
     }
 
-    /// Logits of some rows, on the host.
-    fn logits(&self, x: &Tensor, first: usize, rows: usize) -> Result<Vec<f32>> {
+    /// Logits of some rows, on the host: of a share those of its tokens.
+    pub(super) fn logits(&self, x: &Tensor, first: usize, rows: usize) -> Result<Vec<f32>> {
         let x = self.norm(&x.narrow(0, first, rows)?.contiguous()?, &self.final_norm)?;
         let logits = self.head.forward(&x.to_dtype(self.head.weight.dtype())?)?.flatten_all()?;
         // They cross the bus as they are, and are widened here.

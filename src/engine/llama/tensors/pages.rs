@@ -52,7 +52,7 @@ struct Part {
 
 impl TensorPages {
     /// No pages yet.
-    pub(super) fn new(layers: usize, width: usize, dtype: DType, device: &Device, ceiling: Option<usize>) -> Self {
+    pub(in crate::engine::llama) fn new(layers: usize, width: usize, dtype: DType, device: &Device, ceiling: Option<usize>) -> Self {
         let layers = (0..layers).map(|_| PagedLayer::default()).collect();
         TensorPages { layers, capacity: 0, ceiling, copies: BTreeMap::new(), width, dtype, device: device.clone() }
     }

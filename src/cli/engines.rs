@@ -107,6 +107,7 @@ pub(super) fn load(choice: &InProcess, threads: Option<NonZeroUsize>, network: N
         dtype: choice.dtype.clone(),
         device: Some(device(choice.device.as_deref()).to_owned()),
         logits: choice.logits,
+        tensor_ops: choice.tensor_ops,
         threads: threads.map(NonZeroUsize::get),
         limits,
     };

@@ -9,7 +9,7 @@ use super::{
     run_args::RunArgs,
     values::{Dtype, key_values},
 };
-use crate::engine::llama::LogitType;
+use crate::engine::llama::{LogitType, TensorOps};
 use crate::results::command_line::redact;
 use clap::ValueEnum;
 use std::{collections::BTreeMap, num::NonZeroUsize, str::FromStr, time::Duration};
@@ -51,6 +51,8 @@ pub struct InProcess {
     pub device: Option<String>,
     /// Whether logits are rounded with the weights.
     pub logits: LogitType,
+    /// By which operations a device computes.
+    pub tensor_ops: TensorOps,
 }
 
 /// Where the servers are, and how hard they are asked.
@@ -187,7 +189,15 @@ fn choice(args: &RunArgs, model: String, urls: Vec<String>, pairs: &BTreeMap<Str
         };
         let device = args.device.clone().or_else(|| of_pairs("device"));
         let (dtype, logits) = (dtype.name().map(str::to_owned), logits(args.logits_f32));
-        return Ok(ModelChoice::InProcess(InProcess { model, revision, tokenizer, dtype, device, logits }));
+        return Ok(ModelChoice::InProcess(InProcess {
+            model,
+            revision,
+            tokenizer,
+            dtype,
+            device,
+            logits,
+            tensor_ops: args.tensor_ops.into(),
+        }));
     }
     Ok(ModelChoice::Endpoint(EndpointChoice {
         base_urls: urls.iter().map(|url| base_url(url)).collect::<Result<_, _>>()?,

@@ -7,7 +7,7 @@ use crate::{
         exit::{Exit, Failure, Verdict},
         model_choice::InProcess,
         output::note,
-        values::Dtype,
+        values::{Dtype, Ops},
     },
     engine::llama::{
         self, LogitType,
@@ -41,6 +41,9 @@ pub struct ModelArgs {
     /// Device: auto, cpu, cuda, cuda:N
     #[arg(long, value_name = "NAME")]
     pub device: Option<String>,
+    /// Operations of a GPU besides matrix products: eager (the tensor library's) or fused (this program's own) [default: eager]
+    #[arg(long, value_name = "NAME", value_enum, hide_short_help = true)]
+    pub tensor_ops: Option<Ops>,
     /// Threads; all cores unless given
     #[arg(long, value_name = "N")]
     pub threads: Option<NonZeroUsize>,
@@ -123,7 +126,7 @@ fn load(args: &ModelArgs) -> Result<Model, Failure> {
     let Some(name) = &args.random_weights else {
         let model = args.model.clone().unwrap_or_default();
         let dtype = args.dtype.name().map(str::to_owned);
-        let choice = InProcess { model, dtype, device: args.device.clone(), ..InProcess::default() };
+        let choice = InProcess { model, dtype, device: args.device.clone(), tensor_ops: args.tensor_ops.into(), ..InProcess::default() };
         let llama = engines::load(&choice, args.threads, data_source::network(args.offline), Limits::default())?;
         return Ok(llama.into_model());
     };
@@ -137,7 +140,7 @@ fn load(args: &ModelArgs) -> Result<Model, Failure> {
     if room.is_none() {
         fits(name, &config)?;
     }
-    let model = Model::random(config, &place, numbers, threads).map_err(engines::failure)?;
+    let model = Model::random(config, &place, numbers, threads).map_err(engines::failure)?.by(args.tensor_ops.into());
     Ok(match room {
         None => model,
         Some(room) => {

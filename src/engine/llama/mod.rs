@@ -31,7 +31,7 @@ use crate::text::tokenizer::Tokenizer;
 use batch::{Limits, Listener, TokenFinish, TokenOutput, TokenRequest};
 use device::{Numbers, Place};
 use encode::Stops;
-use model::Model;
+use model::{Model, Reading, RowLogits};
 use rayon::prelude::*;
 use std::{
     ops::ControlFlow,
@@ -52,6 +52,8 @@ pub struct LoadOptions {
     pub dtype: Option<String>,
     /// Whether logits are rounded with the weights.
     pub logits: LogitType,
+    /// By which operations a device computes.
+    pub tensor_ops: TensorOps,
     /// `cpu` where `None`; see [`Place::find`].
     pub device: Option<String>,
     /// Threads; all cores where `None`.
@@ -68,6 +70,16 @@ pub enum LogitType {
     AsWeights,
     /// f32, finer than the protocol's harness had them (`--logits-f32`).
     F32,
+}
+
+/// By which operations tensors are computed with (`--tensor-ops`). The CPU's kernels know no difference.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub enum TensorOps {
+    /// The tensor library's, one after the other, as transformers' eager attention.
+    #[default]
+    Eager,
+    /// This program's own: paged attention, and several small operations in one.
+    Fused,
 }
 
 /// A loaded model with its tokenizer.
@@ -126,7 +138,7 @@ impl Llama {
             hardware: place.hardware().map(str::to_owned),
             capabilities: None,
         };
-        let mut model = Model::load(config, files, &place, numbers, threads(options.threads)?)?;
+        let mut model = Model::load(config, files, &place, numbers, threads(options.threads)?)?.by(options.tensor_ops);
         let mut limits = options.limits;
         let mut notes: Vec<String> = place.note().map(str::to_owned).into_iter().collect();
         if let Some(room) = room {
@@ -182,9 +194,13 @@ impl Llama {
         pool.reserve(&mut sequence, ids.len());
         let segment = ops::Segment { row: 0, rows: ids.len(), position: 0, pages: sequence.pages().to_vec() };
         let mut rows = vec![Vec::new(); positions.len()];
-        let vocab = self.model.config().vocab_size;
-        self.model.step(ids, &[segment], positions, &mut pool, &mut |first, logits| {
-            rows[first..].iter_mut().zip(logits.chunks_exact(vocab)).for_each(|(row, logits)| *row = logits.to_vec());
+        let readings = vec![Reading::Whole; positions.len()];
+        self.model.step((ids, &[segment]), (positions, &readings), &mut pool, &mut |first, made| {
+            for (row, made) in rows[first..].iter_mut().zip(made) {
+                if let RowLogits::Whole(logits) = made {
+                    *row = logits.to_vec();
+                }
+            }
         })?;
         pool.release(sequence);
         Ok(rows)

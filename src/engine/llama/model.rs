@@ -3,11 +3,12 @@
 //!
 //! Two backends compute a step: the CPU's own kernels, and tensor operations on any device. Whoever runs steps does not know which.
 
+use super::TensorOps;
 use super::config::Config;
 use super::device::{Numbers, Place};
 use super::kernels::Kernels;
 use super::kv::Pool;
-use super::ops::{Segment, cpu::RopeTable};
+use super::ops::{RowRead, Segment, cpu::RopeTable};
 use super::tensors::Tensors;
 use super::weights::{ModelFiles, Rounding, Weights};
 use crate::engine::EngineError;
@@ -42,13 +43,51 @@ pub(super) struct Step<'s> {
     pub(super) segments: &'s [Segment],
     /// Rows whose logits are wanted, in order.
     pub(super) wanted: &'s [u32],
+    /// What is wanted of each.
+    pub(super) readings: &'s [Reading],
 }
 
-/// Takes the logits of some wanted rows as a backend made them: the first one's index into the wanted rows, then `vocab_size` values a row.
-pub(super) type RawLogits<'r> = &'r mut (dyn FnMut(usize, Vec<f32>) -> Result<(), EngineError> + Send);
+/// What is wanted of a row's logits.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum Reading {
+    /// All of them.
+    Whole,
+    /// The largest, and the log-probabilities of these tokens. A backend may give all nevertheless.
+    Targets(Vec<u32>),
+}
 
-/// Takes the logits of some wanted rows: the first one's index into the wanted rows, then `vocab_size` values a row.
-pub type ReadLogits<'r> = &'r mut (dyn FnMut(usize, &[f32]) + Send);
+impl Reading {
+    /// Tokens whose log-probabilities are wanted; none where the whole row is.
+    pub fn targets(&self) -> &[u32] {
+        match self {
+            Reading::Whole => &[],
+            Reading::Targets(targets) => targets,
+        }
+    }
+}
+
+/// A row of logits, or what was wanted of it.
+#[derive(Clone, Copy, Debug)]
+pub enum RowLogits<'l> {
+    /// `vocab_size` values.
+    Whole(&'l [f32]),
+    /// Read where the logits were made.
+    Read(&'l RowRead),
+}
+
+/// Some wanted rows as a backend made them.
+pub(super) struct MadeRows {
+    /// Whole rows, `vocab_size` values each: those that are not in `read`.
+    pub(super) logits: Vec<f32>,
+    /// For each row what was read off it, `None` where the row is whole; empty where all are.
+    pub(super) read: Vec<Option<RowRead>>,
+}
+
+/// Takes some wanted rows as a backend made them: the first one's index into the wanted rows, then the rows.
+pub(super) type RawLogits<'r> = &'r mut (dyn FnMut(usize, MadeRows) -> Result<(), EngineError> + Send);
+
+/// Takes some wanted rows: the first one's index into the wanted rows, then the rows.
+pub type ReadLogits<'r> = &'r mut (dyn FnMut(usize, &[RowLogits<'_>]) + Send);
 
 impl Model {
     /// Takes the tensors out of the weight files, to where they are computed with.
@@ -99,6 +138,16 @@ impl Model {
         Model { backend, ..self }
     }
 
+    /// The same by other operations. The CPU's kernels have no others.
+    #[must_use]
+    pub fn by(self, ops: TensorOps) -> Self {
+        let backend = match self.backend {
+            Backend::Kernels(kernels) => Backend::Kernels(kernels),
+            Backend::Tensors(tensors) => Backend::Tensors(tensors.by(ops)),
+        };
+        Model { backend, ..self }
+    }
+
     /// How far logits can be trusted: what they, or what they are made of, were rounded to.
     pub fn logits(&self) -> Rounding {
         self.numbers.noise()
@@ -116,8 +165,9 @@ impl Model {
 
     /// Where, by whom and in which numbers, for people: `cpu, kernels, f32`.
     pub fn on(&self) -> String {
-        let by = match self.backend {
+        let by = match &self.backend {
             Backend::Kernels(_) => "kernels",
+            Backend::Tensors(tensors) if tensors.ops() == TensorOps::Fused => "fused tensors",
             Backend::Tensors(_) => "tensors",
         };
         let words = [Some(self.place.name()), Some(by), Some(self.numbers.label()), self.place.hardware()];
@@ -137,21 +187,20 @@ impl Model {
         }
     }
 
-    /// One step: `ids` are the packed rows, `segments` say whose they are; the pages of every segment must be reserved. Hands the logits of
-    /// all wanted rows to `read`, in order, some rows at a time.
+    /// One step: `ids` are the packed rows, `segments` say whose they are; the pages of every segment must be reserved. Hands all wanted rows
+    /// (`readings` say what is wanted of each) to `read`, in order, some rows at a time.
     ///
     /// # Errors
     /// Where a logit is not a number; where a device fails.
     pub fn step(
         &mut self,
-        ids: &[u32],
-        segments: &[Segment],
-        wanted: &[u32],
+        (ids, segments): (&[u32], &[Segment]),
+        (wanted, readings): (&[u32], &[Reading]),
         pool: &mut Pool,
         read: ReadLogits<'_>,
     ) -> Result<(), EngineError> {
         self.rope.reach(segments.iter().map(|s| s.position + s.rows).max().unwrap_or(0));
-        let step = Step { ids, segments, wanted };
+        let step = Step { ids, segments, wanted, readings };
         match &self.threads {
             Some(threads) => threads.install(|| self.compute(step, pool, read)),
             None => self.compute(step, pool, read),
@@ -159,14 +208,21 @@ impl Model {
     }
 
     fn compute(&self, step: Step<'_>, pool: &mut Pool, read: ReadLogits<'_>) -> Result<(), EngineError> {
-        let rounding = self.numbers.rounding();
-        let mut check = |first: usize, mut logits: Vec<f32>| {
+        let (rounding, vocab) = (self.numbers.rounding(), self.config.vocab_size);
+        let mut check = |first: usize, MadeRows { mut logits, read: of_rows }: MadeRows| {
             logits.par_chunks_mut(1 << 16).for_each(|part| rounding.apply(part));
-            if logits.par_chunks(1 << 16).any(|part| part.iter().any(|l| l.is_nan())) {
+            let is_nan = logits.par_chunks(1 << 16).any(|part| part.iter().any(|l| l.is_nan()));
+            if is_nan || of_rows.iter().flatten().any(|row| row.largest.is_nan()) {
                 let why = "the model failed: a logit is not a number: the weights are broken, or too large for the data type";
                 return Err(EngineError::new(why));
             }
-            read(first, &logits);
+            let mut whole = logits.chunks_exact(vocab).map(RowLogits::Whole);
+            let rows: Vec<RowLogits<'_>> = if of_rows.is_empty() {
+                whole.collect()
+            } else {
+                of_rows.iter().filter_map(|row| row.as_ref().map(RowLogits::Read).or_else(|| whole.next())).collect()
+            };
+            read(first, &rows);
             Ok(())
         };
         match &self.backend {

@@ -1,8 +1,8 @@
 // What a CUDA kernel needs, on the CPU: a C++ compiler takes the .cu files of src/engine/llama/tensors/cuda with this header and runs a grid, so
 // that their arithmetic, indices and synchronisation can be tested on a machine without a GPU. Every thread of a block is a fibre; a fibre goes on
-// until it must wait for its warp or its block. Shared memory is poisoned for each block. Copies that a GPU makes later are made when they are
-// waited for. Instructions on fragments follow the layouts of NVIDIA's PTX ISA. It says nothing about speed, nor about races that the two orders
-// of threads which are tried (forwards, backwards) do not show.
+// until it must wait for its warp or its block, and a warp goes as far ahead of the others as it can. Shared memory is poisoned for each block.
+// Copies that a GPU makes later are made when they are waited for, or at once. Instructions on fragments follow the layouts of NVIDIA's PTX ISA. It
+// says nothing about speed, nor about races that the two orders of threads which are tried (forwards, backwards) do not show.
 #pragma once
 
 #include <algorithm>
@@ -76,6 +76,8 @@ inline std::vector<Warp> warps;
 inline std::vector<unsigned> steps;
 inline Meeting block;
 inline Fibre *current = nullptr;
+// Whether copies arrive at once, or when they are waited for: a GPU may do either.
+inline bool copies_at_once = false;
 inline jmp_buf scheduler;
 inline const std::function<void()> *body = nullptr;
 
@@ -113,6 +115,25 @@ __attribute__((noinline)) inline void resume(Fibre &fibre) {
     }
 }
 
+// Runs a warp as far ahead of the others as it can go. Gives whether it went at all; takes the threads that ended off `left`.
+inline bool run_warp(unsigned warp, bool backwards, unsigned &left) {
+    bool moved = false;
+    for (bool again = true; again; moved |= again) {
+        again = false;
+        for (unsigned lane = 0; lane < WARP; ++lane) {
+            Fibre &fibre = fibres[warp * WARP + (backwards ? WARP - 1 - lane : lane)];
+            if (fibre.done || (fibre.waits && fibre.waits->round == fibre.round)) {
+                continue;
+            }
+            fibre.waits = nullptr;
+            resume(fibre);
+            again = true;
+            left -= fibre.done;
+        }
+    }
+    return moved;
+}
+
 inline void run_block(bool backwards) {
     const unsigned threads = blockDim.x;
     block = Meeting{threads, 0, 0};
@@ -130,15 +151,8 @@ inline void run_block(bool backwards) {
     }
     for (unsigned left = threads; left > 0;) {
         bool moved = false;
-        for (unsigned i = 0; i < threads; ++i) {
-            Fibre &fibre = fibres[backwards ? threads - 1 - i : i];
-            if (fibre.done || (fibre.waits && fibre.waits->round == fibre.round)) {
-                continue;
-            }
-            fibre.waits = nullptr;
-            resume(fibre);
-            moved = true;
-            left -= fibre.done;
+        for (unsigned i = 0; i < threads / WARP; ++i) {
+            moved |= run_warp(backwards ? threads / WARP - 1 - i : i, backwards, left);
         }
         if (!moved) {
             fail("threads wait for others that have ended or wait elsewhere");
@@ -183,6 +197,7 @@ inline void run_grid(Index grid, unsigned threads, size_t shared_bytes, bool bac
     const Guarded shared((shared_bytes + 15) / 16 * 16, true);
     shared_memory = shared.at;
     body = &kernel_body;
+    copies_at_once = backwards;
     blockDim.x = threads;
     gridDim = grid;
     for (blockIdx.y = 0; blockIdx.y < grid.y; ++blockIdx.y) {
@@ -330,7 +345,11 @@ inline void copy_async(void *to, const void *from) {
     if (reinterpret_cast<uintptr_t>(to) % 16 != 0 || reinterpret_cast<uintptr_t>(from) % 16 != 0) {
         host::fail("a copy is not aligned to 16 bytes");
     }
-    host::current->copies.back().push_back({to, from});
+    if (host::copies_at_once) {
+        std::memcpy(to, from, 16);
+    } else {
+        host::current->copies.back().push_back({to, from});
+    }
 }
 
 inline void close_copies() { host::current->copies.emplace_back(); }

@@ -2,7 +2,8 @@
 //   name (text), grid x, grid y, threads, bytes of shared memory, number of arguments (u32 each), then the arguments:
 //   a kind (u32): 0 a number of 32 bits, 1 a buffer: its length in bytes (u32) and its bytes.
 // A text is its length (u32) and its bytes. For each launch it writes the bytes of all buffers afterwards to standard output.
-// Every launch runs twice: buffers at the end of their room and threads forwards, then at the beginning and backwards. It ends with 3 and a line on
+// Every launch runs twice: buffers at the end of their room, threads forwards and copies late; buffers at the beginning, threads backwards and copies
+// at once. It ends with 3 and a line on
 // standard error where a kernel touches what is not its own, where threads wait for ever, or where the two runs differ.
 #include "attention.cu"
 #include "rows.cu"

@@ -21,6 +21,8 @@ struct Host {
     child: Child,
     to: ChildStdin,
     from: BufReader<ChildStdout>,
+    /// What it said at its end.
+    said: String,
 }
 
 /// The program, compiled at first use; `None` where there is no C++ compiler.
@@ -50,7 +52,7 @@ impl Host {
         let (to, from) = (child.stdin.take().unwrap(), BufReader::new(child.stdout.take().unwrap()));
         // The program runs on without its file.
         drop(folder);
-        Some(Host { child, to, from })
+        Some(Host { child, to, from, said: String::new() })
     }
 
     /// Runs the kernels of an operation on copies of its tensors, and writes the copies back.
@@ -72,9 +74,8 @@ impl Host {
 
     /// Tells what the program said at its end.
     fn fail(&mut self) -> ! {
-        let mut said = String::new();
-        self.child.stderr.take().map(|mut stderr| stderr.read_to_string(&mut said));
-        panic!("the kernels' program ended: {:?} {said}", self.child.wait());
+        self.child.stderr.take().map(|mut stderr| stderr.read_to_string(&mut self.said));
+        panic!("the kernels' program ended: {:?} {}", self.child.wait(), self.said);
     }
 }
 

@@ -110,6 +110,7 @@ pub(super) fn load(choice: &InProcess, threads: Option<NonZeroUsize>, network: N
         tensor_parallel: choice.devices.tensor_parallel_size,
         data_parallel: choice.devices.data_parallel_size,
         logits: choice.logits,
+        tensor_ops: choice.tensor_ops,
         threads: threads.map(NonZeroUsize::get),
         limits,
     };

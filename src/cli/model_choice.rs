@@ -10,7 +10,7 @@ use super::{
     run_args::RunArgs,
     values::{Dtype, key_values},
 };
-use crate::engine::llama::LogitType;
+use crate::engine::llama::{LogitType, TensorOps};
 use crate::results::command_line::redact;
 use clap::ValueEnum;
 use std::{collections::BTreeMap, num::NonZeroUsize, str::FromStr, time::Duration};
@@ -52,6 +52,8 @@ pub struct InProcess {
     pub devices: DeviceArgs,
     /// Whether logits are rounded with the weights.
     pub logits: LogitType,
+    /// By which operations a device computes.
+    pub tensor_ops: TensorOps,
 }
 
 /// Where the servers are, and how hard they are asked.
@@ -194,7 +196,8 @@ fn choice(args: &RunArgs, model: String, urls: Vec<String>, pairs: &BTreeMap<Str
         };
         let devices = args.devices.clone().or(devices_of(pairs)?);
         let (dtype, logits) = (dtype.name().map(str::to_owned), logits(args.logits_f32));
-        return Ok(ModelChoice::InProcess(InProcess { model, revision, tokenizer, dtype, devices, logits }));
+        let tensor_ops = args.tensor_ops.into();
+        return Ok(ModelChoice::InProcess(InProcess { model, revision, tokenizer, dtype, devices, logits, tensor_ops }));
     }
     Ok(ModelChoice::Endpoint(EndpointChoice {
         base_urls: urls.iter().map(|url| base_url(url)).collect::<Result<_, _>>()?,

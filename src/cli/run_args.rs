@@ -7,7 +7,7 @@ use super::{
     exit::{Exit, Failure},
     judge::JudgeFlags,
     model_choice::{self, ModelChoice},
-    values::{self, Dtype, SampleSelection},
+    values::{self, Dtype, Ops, SampleSelection},
 };
 use crate::{
     results::spec::{Defects, Limit, Shard},
@@ -74,6 +74,9 @@ pub struct RunArgs {
     /// Where it computes
     #[command(flatten)]
     pub devices: DeviceArgs,
+    /// Operations of a GPU besides matrix products: eager (the tensor library's) or fused (this program's own) [default: eager]
+    #[arg(long, value_name = "NAME", value_enum, hide_short_help = true, help_heading = "Model")]
+    pub tensor_ops: Option<Ops>,
     /// Threads of the in-process engine; all cores unless given
     #[arg(long, value_name = "N", help_heading = "Model")]
     pub threads: Option<NonZeroUsize>,

@@ -3,6 +3,7 @@
 //! Every message says what is allowed, because clap puts the flag and the given value before it.
 
 use crate::{
+    engine::llama::TensorOps,
     results::spec::{Defects, Limit, Shard},
     run::MaxFailures,
     task::load,
@@ -86,6 +87,25 @@ pub(super) fn suite(text: &str) -> Result<String, String> {
 /// `--defects`: what is done where the original harness has a defect.
 pub(super) fn defects() -> impl TypedValueParser<Value = Defects> {
     PossibleValuesParser::new(["faithful", "clean"]).map(|name| if name == "clean" { Defects::Clean } else { Defects::Faithful })
+}
+
+/// `--tensor-ops`: by which operations a GPU computes.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, clap::ValueEnum)]
+pub enum Ops {
+    /// The tensor library's operations, one after the other.
+    Eager,
+    /// This program's own: paged attention, and several small operations in one.
+    Fused,
+}
+
+impl From<Option<Ops>> for TensorOps {
+    fn from(ops: Option<Ops>) -> Self {
+        match ops {
+            None => TensorOps::default(),
+            Some(Ops::Eager) => TensorOps::Eager,
+            Some(Ops::Fused) => TensorOps::Fused,
+        }
+    }
 }
 
 /// `--dtype`: data type of the weights in computation.

@@ -14,7 +14,7 @@ use std::path::{Path, PathBuf};
 use swallow_eval::certify::models;
 use swallow_eval::engine::llama::batch::{Limits, Listener, TokenOutput, TokenRequest};
 use swallow_eval::engine::llama::dist::share::Share;
-use swallow_eval::engine::llama::weights::{Conversion, ModelFiles, Weights};
+use swallow_eval::engine::llama::weights::{ModelFiles, Weights};
 use swallow_eval::engine::llama::{Llama, LoadOptions};
 use swallow_eval::engine::{Engine, Sampling, Stats};
 
@@ -232,11 +232,11 @@ fn shares_of_every_kind_of_weights_are_slices_of_the_whole() {
         crate::gguf::write(&path, &crate::gguf::metadata(&config), &config, &weights, dtype);
         files.push(ModelFiles::open(&path).unwrap());
     }
-    for conversion in [Conversion::To(candle_core::DType::BF16), Conversion::To(candle_core::DType::F32)] {
+    for dtype in [candle_core::DType::BF16, candle_core::DType::F32].map(Some) {
         for files in &files {
-            slices(&weights, &|| Weights::open(files, &Device::Cpu, conversion).unwrap());
+            slices(&weights, &|| Weights::open(files, &Device::Cpu, dtype).unwrap());
         }
-        slices(&weights, &|| Weights::random(&Device::Cpu, conversion));
+        slices(&weights, &|| Weights::random(&Device::Cpu, dtype));
     }
 }
 

@@ -1,5 +1,6 @@
 //! The backend of devices: what a GPU computes, computed by the CPU unless `SWALLOW_EVAL_TEST_DEVICE` names another device (`cuda`). The goldens
-//! of the models in f32, alone and together; the CPU's kernels on random shapes; bf16 within a tolerance that is stated.
+//! of the models in f32, alone and together; the CPU's kernels on random shapes; bf16 within a tolerance that is stated. Everything by the tensor
+//! library's operations and by this program's own.
 
 use crate::contract;
 use crate::support::{desk::Desk, folder_of, random_model::Shape};
@@ -8,17 +9,19 @@ use proptest::prelude::*;
 use std::ops::ControlFlow;
 use std::path::{Path, PathBuf};
 use swallow_eval::certify::models;
-use swallow_eval::engine::Engine;
 use swallow_eval::engine::llama::batch::{Limits, Listener, TokenOutput, TokenRequest};
-use swallow_eval::engine::llama::{Llama, LoadOptions, LogitType};
+use swallow_eval::engine::llama::{Llama, LoadOptions, LogitType, TensorOps};
+use swallow_eval::engine::{Engine, Sampling};
 
 /// Where the tests of this file compute.
 fn device() -> String {
     std::env::var("SWALLOW_EVAL_TEST_DEVICE").unwrap_or_else(|_| "cpu-tensors".to_owned())
 }
 
-fn options(dtype: &str) -> LoadOptions {
-    LoadOptions { model: "test".into(), dtype: Some(dtype.into()), device: Some(device()), ..LoadOptions::default() }
+const OPS: [TensorOps; 2] = [TensorOps::Eager, TensorOps::Fused];
+
+fn options(dtype: &str, tensor_ops: TensorOps) -> LoadOptions {
+    LoadOptions { model: "test".into(), dtype: Some(dtype.into()), device: Some(device()), tensor_ops, ..LoadOptions::default() }
 }
 
 fn micro() -> PathBuf {
@@ -27,9 +30,11 @@ fn micro() -> PathBuf {
 
 #[test]
 fn the_engine_contract_in_tensors() {
-    let mut llama = Llama::load(&micro(), &options("f32")).unwrap();
-    assert_eq!(llama.identity().short(), format!("llama-{}-f32", device().split(':').next().unwrap()));
-    contract::cases(&mut llama);
+    for ops in OPS {
+        let mut llama = Llama::load(&micro(), &options("f32", ops)).unwrap();
+        assert_eq!(llama.identity().short(), format!("llama-{}-f32", device().split(':').next().unwrap()));
+        contract::cases(&mut llama);
+    }
 }
 
 /// The same goldens and tolerances as the kernels', each request asked alone and together with all others.
@@ -40,9 +45,9 @@ fn tensors_give_what_transformers_gives() {
         // tiny-llama31-bf16 holds bf16 weights whose goldens are f32, as all others.
         folders.extend(["tiny-llama31", "tiny-llama31-bf16", "tiny-llama-tied", "tiny-qwen2"].map(|name| golden.join("models").join(name)));
     }
-    for folder in folders {
-        let report = models::folder_with(&folder, &options("f32")).unwrap();
-        assert!(report.mismatches.is_empty(), "{}: {:#?}", folder.display(), report.mismatches);
+    for (folder, ops) in folders.iter().flat_map(|folder| OPS.map(|ops| (folder, ops))) {
+        let report = models::folder_with(folder, &options("f32", ops)).unwrap();
+        assert!(report.mismatches.is_empty(), "{}, {ops:?}: {:#?}", folder.display(), report.mismatches);
         assert!(report.fields() > 30, "{}: {} fields", folder.display(), report.fields());
     }
 }
@@ -54,10 +59,10 @@ struct Two {
 }
 
 impl Two {
-    fn new(shape: Shape, dtype: &str, limits: Limits) -> Self {
+    fn new(shape: Shape, (dtype, ops): (&str, TensorOps), limits: Limits) -> Self {
         let weights = shape.weights();
-        let kernels = LoadOptions { device: Some("cpu".into()), ..options(dtype) };
-        Two { kernels: shape.load(&weights, &kernels), tensors: shape.load(&weights, &LoadOptions { limits, ..options(dtype) }) }
+        let kernels = LoadOptions { device: Some("cpu".into()), ..options(dtype, ops) };
+        Two { kernels: shape.load(&weights, &kernels), tensors: shape.load(&weights, &LoadOptions { limits, ..options(dtype, ops) }) }
     }
 }
 
@@ -98,19 +103,21 @@ fn shapes() -> impl Strategy<Value = Shape> {
 }
 
 proptest! {
-    #![proptest_config(ProptestConfig { cases: 8, ..ProptestConfig::default() })]
+    #![proptest_config(ProptestConfig { cases: 12, ..ProptestConfig::default() })]
 
     /// Logits and scores in f32, in steps of any size: one key, one query, and lengths around the borders of pages.
     #[test]
-    fn tensors_and_kernels_agree(shape in shapes(), stride in 1..400usize, rows in 1..90usize, live in 1..5usize) {
-        let mut two = Two::new(shape, "f32", Limits { rows, live, ..Limits::default() });
+    fn tensors_and_kernels_agree(
+        shape in shapes(), ops in prop::sample::select(OPS.to_vec()), stride in 1..400usize, rows in 1..90usize, live in 1..5usize
+    ) {
+        let mut two = Two::new(shape, ("f32", ops), Limits { rows, live, ..Limits::default() });
         let all = ids(70, stride);
         for len in [1usize, 2, 31, 32, 33, 64, 65, 70] {
             let wanted: Vec<u32> = [0, len / 2, len - 1].map(|row| row as u32).into_iter().collect::<std::collections::BTreeSet<_>>().into_iter().collect();
             let expected = two.kernels.logits(&all[..len], &wanted).unwrap().concat();
             let got = two.tensors.logits(&all[..len], &wanted).unwrap().concat();
             for (expected, got) in expected.iter().zip(&got) {
-                prop_assert!((expected - got).abs() < 1e-4 * (1.0 + expected.abs()), "{:?}, {} tokens: {} {}", shape, len, expected, got);
+                prop_assert!((expected - got).abs() < 1e-4 * (1.0 + expected.abs()), "{shape:?} {ops:?}, {len} tokens: {expected} {got}");
             }
         }
         let requests = scores(&[1, 30, 31, 32, 33, 50, 63, 64, 65, 65], stride);
@@ -120,7 +127,7 @@ proptest! {
                 panic!("{expected:?} {got:?}")
             };
             for (expected, got) in expected.iter().zip(got) {
-                prop_assert!((expected - got).abs() < 2e-4 * (1.0 + expected.abs()), "{:?}: {} {}", shape, expected, got);
+                prop_assert!((expected - got).abs() < 2e-4 * (1.0 + expected.abs()), "{shape:?} {ops:?}: {expected} {got}");
             }
         }
     }
@@ -133,14 +140,14 @@ const F16: f32 = 0.012;
 
 #[test]
 fn rounded_types_stay_near_f32() {
-    for (dtype, tolerance) in [("bf16", BF16), ("f16", F16)] {
+    for ((dtype, tolerance), ops) in [("bf16", BF16), ("f16", F16)].into_iter().flat_map(|of_type| OPS.map(|ops| (of_type, ops))) {
         let mut worst = 0.0f32;
         for shape in [
             Shape { heads: 8, kv_heads: 2, head_dim: 64, tied: false, llama3: true },
             Shape { heads: 4, kv_heads: 4, head_dim: 32, tied: true, llama3: false },
             Shape { heads: 8, kv_heads: 1, head_dim: 128, tied: true, llama3: true },
         ] {
-            let mut two = Two::new(shape, dtype, Limits::default());
+            let mut two = Two::new(shape, (dtype, ops), Limits::default());
             assert_eq!(two.tensors.identity().dtype.as_deref(), Some(dtype));
             let (all, wanted) = (ids(70, 37), [0u32, 31, 32, 69]);
             let (expected, got) =
@@ -149,8 +156,8 @@ fn rounded_types_stay_near_f32() {
             let farthest = expected.iter().zip(&got).map(|(e, g)| (e - g).abs()).fold(0.0, f32::max);
             worst = worst.max(farthest / spread);
         }
-        eprintln!("{dtype}: a logit is off by {worst} of the spread at most");
-        assert!(worst < tolerance, "{dtype}: {worst}");
+        eprintln!("{dtype}, {ops:?}: a logit is off by {worst} of the spread at most");
+        assert!(worst < tolerance, "{dtype}, {ops:?}: {worst}");
         assert!(worst > 0.0, "{dtype} rounds");
     }
 }
@@ -159,7 +166,7 @@ fn rounded_types_stay_near_f32() {
 #[test]
 fn logits_are_in_the_type_of_the_weights_unless_asked_otherwise() {
     for (logits, label, rounded) in [(LogitType::AsWeights, "bf16", true), (LogitType::F32, "bf16(f32-logits)", false)] {
-        let mut llama = Llama::load(&micro(), &LoadOptions { logits, ..options("bf16") }).unwrap();
+        let mut llama = Llama::load(&micro(), &LoadOptions { logits, ..options("bf16", TensorOps::Eager) }).unwrap();
         assert_eq!(llama.identity().dtype.as_deref(), Some(label));
         let row = llama.logits(&[1, 2, 3], &[2]).unwrap().remove(0);
         assert_eq!(row.iter().all(|logit| logit.to_bits() & 0xffff == 0), rounded, "bf16 has the upper half of the bits");
@@ -171,7 +178,7 @@ fn a_model_without_a_named_type_keeps_its_own() {
     let shape = Shape { heads: 2, kv_heads: 1, head_dim: 32, tied: true, llama3: false };
     let weights: Vec<(String, Tensor)> =
         shape.weights().into_iter().map(|(name, tensor)| (name, tensor.to_dtype(candle_core::DType::BF16).unwrap())).collect();
-    let mut llama = shape.load(&weights, &LoadOptions { dtype: None, ..options("") });
+    let mut llama = shape.load(&weights, &LoadOptions { dtype: None, ..options("", TensorOps::Eager) });
     // The config of these models names no type: f32, whatever the file holds.
     assert_eq!(llama.identity().dtype.as_deref(), Some("f32"));
     assert!(llama.logits(&[1, 2], &[1]).is_ok());
@@ -187,21 +194,50 @@ fn steps_and_company_change_no_generation() {
             prompt: ids(len, 11),
             max_new: 40,
             end: Vec::new(),
-            sampling: swallow_eval::engine::Sampling::GREEDY,
+            sampling: Sampling::GREEDY,
             sample: sample as u32,
         })
         .collect();
-    let load = |limits| Llama::load(&micro(), &LoadOptions { limits, ..options("f32") }).unwrap();
-    let mut kernels = Llama::load(&micro(), &LoadOptions { device: None, ..options("f32") }).unwrap();
+    let load = |limits, ops| Llama::load(&micro(), &LoadOptions { limits, ..options("f32", ops) }).unwrap();
+    let mut kernels = Llama::load(&micro(), &LoadOptions { device: None, ..options("f32", TensorOps::Eager) }).unwrap();
     let expected = answers(&mut kernels, &requests);
-    for (rows, live) in [(1024, 128), (40, 3), (1, 1)] {
-        for (at, (expected, got)) in
-            expected.iter().zip(answers(&mut load(Limits { rows, live, ..Limits::default() }), &requests)).enumerate()
-        {
+    for ((rows, live), ops) in [(1024, 128), (40, 3), (1, 1)].into_iter().flat_map(|limits| OPS.map(|ops| (limits, ops))) {
+        let limits = Limits { rows, live, ..Limits::default() };
+        for (at, (expected, got)) in expected.iter().zip(answers(&mut load(limits, ops), &requests)).enumerate() {
             let (TokenOutput::Generated { tokens: e, gap, .. }, TokenOutput::Generated { tokens: g, .. }) = (expected, &got) else {
                 panic!("{got:?}")
             };
             assert!(e == g || *gap < 1e-3, "{rows} rows, {live} live, request {at}: {e:?} {g:?}");
+        }
+    }
+}
+
+/// Greedy, drawing and scoring rows in one step: some are read where they were made, some cross whole, and each gets to its own request.
+#[test]
+fn rows_that_are_read_and_rows_that_are_drawn_from_go_together() {
+    let drawn = Sampling { temperature: 0.8, top_p: 0.9, seed: 3, ..Sampling::GREEDY };
+    let penalised = Sampling { repetition_penalty: 1.3, ..Sampling::GREEDY };
+    let mut requests = scores(&[5, 5, 33, 12], 11);
+    for (sample, sampling) in [Sampling::GREEDY, drawn, penalised].into_iter().cycle().take(9).enumerate() {
+        // Prompts that end where contexts of scores end: one row for several wants.
+        let prompt = ids([5, 9, 33][sample / 3], 11);
+        requests.push(TokenRequest::Generate { prompt, max_new: 12, end: Vec::new(), sampling, sample: sample as u32 });
+    }
+    let mut kernels = Llama::load(&micro(), &LoadOptions { device: None, ..options("f32", TensorOps::Eager) }).unwrap();
+    let expected = answers(&mut kernels, &requests);
+    for ops in OPS {
+        let got = answers(&mut Llama::load(&micro(), &options("f32", ops)).unwrap(), &requests);
+        for (at, (expected, got)) in expected.iter().zip(&got).enumerate() {
+            match (expected, got) {
+                (TokenOutput::Generated { tokens: e, gap, .. }, TokenOutput::Generated { tokens: g, gap: of_got, .. }) => {
+                    assert!(*gap < 1e-3 || (e == g && (gap - of_got).abs() < 1e-3), "{ops:?}, request {at}: {expected:?} {got:?}");
+                }
+                (TokenOutput::Scored { logprobs: e, greedy, gap, .. }, TokenOutput::Scored { logprobs: g, greedy: of_got, .. }) => {
+                    assert!(e.iter().zip(g).all(|(e, g)| (e - g).abs() < 2e-4 * (1.0 + e.abs())), "{ops:?}, request {at}: {e:?} {g:?}");
+                    assert!(*gap < 1e-3 || greedy == of_got, "{ops:?}, request {at}: {greedy:?} {of_got:?}");
+                }
+                other => panic!("{ops:?}, request {at}: {other:?}"),
+            }
         }
     }
 }
@@ -218,9 +254,11 @@ fn what_computed_is_recorded_and_printed() {
         let line = |line: &str| serde_json::from_str::<serde_json::Value>(line).unwrap()["on"].as_str().unwrap().to_owned();
         said.out.lines().map(line).collect()
     };
-    for (flags, expected) in
-        [("--device cpu", "cpu, kernels, f32".to_owned()), ("--device cpu-tensors --dtype bf16", "cpu-tensors, tensors, bf16".to_owned())]
-    {
+    for (flags, expected) in [
+        ("--device cpu", "cpu, kernels, f32".to_owned()),
+        ("--device cpu-tensors --dtype bf16", "cpu-tensors, tensors, bf16".to_owned()),
+        ("--device cpu-tensors --dtype bf16 --tensor-ops fused", "cpu-tensors, fused tensors, bf16".to_owned()),
+    ] {
         assert_eq!(on(flags), vec![expected; 4], "matmul, copy, prefill, decode");
     }
     let Some(data) = folder_of("SWALLOW_EVAL_DATA") else { return };

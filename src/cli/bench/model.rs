@@ -9,7 +9,7 @@ use crate::{
         exit::{Exit, Failure, Verdict},
         model_choice::InProcess,
         output::note,
-        values::Dtype,
+        values::{Dtype, Ops},
     },
     engine::llama::{
         LogitType,
@@ -42,6 +42,9 @@ pub struct ModelArgs {
     /// Where it computes
     #[command(flatten)]
     pub devices: DeviceArgs,
+    /// Operations of a GPU besides matrix products: eager (the tensor library's) or fused (this program's own) [default: eager]
+    #[arg(long, value_name = "NAME", value_enum, hide_short_help = true)]
+    pub tensor_ops: Option<Ops>,
     /// Threads; all cores unless given
     #[arg(long, value_name = "N")]
     pub threads: Option<NonZeroUsize>,
@@ -126,7 +129,7 @@ fn load(args: &ModelArgs) -> Result<Replicas, Failure> {
     let Some(name) = &args.random_weights else {
         let model = args.model.clone().unwrap_or_default();
         let dtype = args.dtype.name().map(str::to_owned);
-        let choice = InProcess { model, dtype, devices: args.devices.clone(), ..InProcess::default() };
+        let choice = InProcess { model, dtype, devices: args.devices.clone(), tensor_ops: args.tensor_ops.into(), ..InProcess::default() };
         let llama = engines::load(&choice, args.threads, data_source::network(args.offline), Limits::default())?;
         return Ok(llama.into_models());
     };
@@ -139,7 +142,7 @@ fn load(args: &ModelArgs) -> Result<Replicas, Failure> {
     if room.is_none() {
         fits(name, &config)?;
     }
-    let model = Replicas::random(&config, &layout, numbers, threads).map_err(engines::failure)?;
+    let model = Replicas::random(&config, &layout, numbers, args.tensor_ops.into(), threads).map_err(engines::failure)?;
     Ok(match room {
         None => model,
         Some(room) => {

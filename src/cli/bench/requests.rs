@@ -14,7 +14,7 @@ use crate::{
         interrupt,
         model_choice::{InProcess, logits},
         output::{complain, note},
-        values::Dtype,
+        values::{Dtype, Ops},
     },
     engine::{ContinuationScore, Engine, Generated, Outcome, Output, Request, RequestId, Sink, Stats},
     run::measure::measure,
@@ -51,6 +51,9 @@ pub struct RequestsArgs {
     /// Where it computes
     #[command(flatten)]
     pub devices: DeviceArgs,
+    /// Operations of a GPU besides matrix products: eager (the tensor library's) or fused (this program's own) [default: eager]
+    #[arg(long, value_name = "NAME", value_enum, hide_short_help = true)]
+    pub tensor_ops: Option<Ops>,
     /// Threads; all cores unless given
     #[arg(long, value_name = "N")]
     pub threads: Option<NonZeroUsize>,
@@ -73,7 +76,8 @@ struct Plan {
 pub(super) fn run(args: &RequestsArgs) -> Verdict {
     let lines = lines::read(&args.input)?;
     let (dtype, logits) = (args.dtype.name().map(str::to_owned), logits(args.logits_f32));
-    let choice = InProcess { model: args.model.clone(), dtype, logits, devices: args.devices.clone(), ..InProcess::default() };
+    let (devices, tensor_ops) = (args.devices.clone(), args.tensor_ops.into());
+    let choice = InProcess { model: args.model.clone(), dtype, logits, devices, tensor_ops, ..InProcess::default() };
     let limits = super::limits(args.no_prefix_sharing);
     let mut engine = engines::load(&choice, args.threads, data_source::network(args.offline), limits)?;
     let tokenizer = engine.facts().tokenizer;

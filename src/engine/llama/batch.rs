@@ -2,14 +2,15 @@
 //!
 //! The schedule depends on token counts alone, never on time: the same request set gives the same steps.
 
+mod rows;
+
 use super::kv::{Pool, Sequence};
-use super::model::Model;
-use super::ops::{Segment, cpu};
+use super::model::{Model, Reading};
+use super::ops::Segment;
 use super::plan::{self, Node, Sharing};
-use super::sample::Sampler;
-use super::weights::Rounding;
 use crate::engine::{EngineError, Sampling, Stats};
 use rayon::prelude::*;
+use rows::{First, Found, Live, ScoredRow, Wanted};
 use std::{collections::BTreeMap, ops::ControlFlow, time::Instant};
 
 /// A request in token ids.
@@ -119,16 +120,6 @@ struct Ready {
     sequence: Sequence,
 }
 
-/// A generation with at least one new token.
-struct Live {
-    request: usize,
-    sequence: Sequence,
-    tokens: Vec<u32>,
-    sampler: Sampler,
-    gap: f32,
-    near_ties: u32,
-}
-
 /// A continuation that is being scored.
 #[derive(Clone)]
 struct Scores {
@@ -218,6 +209,14 @@ impl TokenRequest {
         }
     }
 
+    /// A token of a continuation.
+    fn target(&self, index: usize) -> Option<u32> {
+        match self {
+            TokenRequest::Score { continuation, .. } => continuation.get(index).copied(),
+            TokenRequest::Generate { .. } => None,
+        }
+    }
+
     /// The tokens before the first new or scored one.
     pub fn prompt(&self) -> &[u32] {
         match self {
@@ -267,34 +266,6 @@ struct Chunk {
     row: usize,
     /// First position.
     start: usize,
-}
-
-/// A wanted row of a chunk.
-struct Wanted<'w> {
-    chunk: usize,
-    wants: &'w [Want],
-}
-
-/// What a wanted row gave.
-enum Found {
-    First(Box<First>),
-    Scored(ScoredRow),
-}
-
-/// One token of a continuation.
-struct ScoredRow {
-    request: usize,
-    index: usize,
-    logprob: f64,
-    greedy: u32,
-    gap: f32,
-    near_tie: bool,
-}
-
-/// The first new token of a generation, with the chunk whose sequence it goes on from.
-struct First {
-    chunk: usize,
-    live: Live,
 }
 
 impl Runner<'_> {
@@ -352,24 +323,26 @@ impl Runner<'_> {
         chunks: &[Chunk],
     ) -> Result<Vec<First>, EngineError> {
         let mut rows: Vec<u32> = (0..decoding as u32).collect();
+        let mut readings: Vec<Reading> = self.live.iter().map(|live| self.requests[live.request].reading()).collect();
         let mut wanted: Vec<Wanted<'_>> = Vec::new();
         for (chunk, Chunk { node, sequence, row, start }) in chunks.iter().enumerate() {
             for (position, wants) in self.wants[*node].range(*start..sequence.len()) {
                 rows.push((row + position - start) as u32);
-                wanted.push(Wanted { chunk, wants });
+                let row = Wanted { chunk, wants };
+                readings.push(row.reading(self.requests));
+                wanted.push(row);
             }
         }
         self.stats.logit_rows += rows.len() as u64;
         let (requests, live) = (self.requests, &mut self.live);
-        let (vocab, rounding) = (model.config().vocab_size, model.logits());
+        let rounding = model.logits();
         let mut found = Vec::new();
-        model.step(ids, segments, &rows, &mut self.pool, &mut |first, logits| {
-            let (of_live, of_chunks) = logits.split_at(decoding.saturating_sub(first).min(logits.len() / vocab) * vocab);
-            let going_on = live[first.min(decoding)..].par_iter_mut().zip(of_live.par_chunks_exact(vocab));
-            going_on.for_each(|(live, logits)| live.go_on(&requests[live.request], logits, rounding));
+        model.step((ids, segments), (&rows, &readings), &mut self.pool, &mut |first, made| {
+            let (of_live, of_chunks) = made.split_at(decoding.saturating_sub(first).min(made.len()));
+            let going_on = live[first.min(decoding)..].par_iter_mut().zip(of_live);
+            going_on.for_each(|(live, row)| live.go_on(&requests[live.request], *row, rounding));
             let wanted = &wanted[first.saturating_sub(decoding)..];
-            found
-                .par_extend(wanted.par_iter().zip(of_chunks.par_chunks_exact(vocab)).flat_map_iter(|(w, l)| w.read(requests, l, rounding)));
+            found.par_extend(wanted.par_iter().zip(of_chunks).flat_map_iter(|(wanted, row)| wanted.read(requests, *row, rounding)));
         })?;
         let mut firsts = Vec::new();
         for found in found {
@@ -435,50 +408,4 @@ impl Runner<'_> {
             (live.tokens.len() >= *max_new).then_some(TokenFinish::Length)
         }
     }
-}
-
-impl Wanted<'_> {
-    /// Everything that is wanted of one row; what several want is computed once.
-    fn read(&self, requests: &[TokenRequest], logits: &[f32], rounding: Rounding) -> Vec<Found> {
-        let scored = self.wants.iter().any(|want| matches!(want, Want::Target { .. }));
-        let of_scores = scored.then(|| (cpu::choose(logits), cpu::log_sum_exp(logits)));
-        let mut found = Vec::with_capacity(self.wants.len());
-        for want in self.wants {
-            match (*want, &of_scores) {
-                (Want::First(request), _) => {
-                    let live = first(request, &requests[request], logits, rounding);
-                    found.extend(live.map(|live| Found::First(Box::new(First { chunk: self.chunk, live }))));
-                }
-                (Want::Target { request, index }, Some((choice, sum))) => {
-                    let TokenRequest::Score { continuation, .. } = &requests[request] else { continue };
-                    let logprob = f64::from(logits[continuation[index] as usize]) - sum;
-                    let near_tie = choice.gap < rounding.noise(logits[choice.argmax as usize]);
-                    let (greedy, gap) = (choice.argmax, choice.gap);
-                    found.push(Found::Scored(ScoredRow { request, index, logprob, greedy, gap, near_tie }));
-                }
-                (Want::Target { .. }, None) => {}
-            }
-        }
-        found
-    }
-}
-
-impl Live {
-    /// Takes the next token.
-    fn go_on(&mut self, asked: &TokenRequest, logits: &[f32], rounding: Rounding) {
-        let choice = self.sampler.choose(logits, asked.prompt().iter().chain(&self.tokens));
-        self.gap = self.gap.min(choice.gap);
-        self.near_ties += u32::from(choice.gap < rounding.noise(logits[choice.id as usize]));
-        self.tokens.push(choice.id);
-    }
-}
-
-/// A generation that begins with the choice from its prompt's last row.
-fn first(request: usize, asked: &TokenRequest, logits: &[f32], rounding: Rounding) -> Option<Live> {
-    let TokenRequest::Generate { sampling, sample, .. } = asked else { return None };
-    let sampler = Sampler::new(sampling, *sample);
-    let (sequence, tokens) = (Sequence::default(), Vec::new());
-    let mut live = Live { request, sequence, tokens, sampler, gap: f32::INFINITY, near_ties: 0 };
-    live.go_on(asked, logits, rounding);
-    Some(live)
 }

@@ -4,7 +4,7 @@ use super::checkpoint::{Ends, LayerTensors, Matrix};
 use super::config::Config;
 use super::device::failed;
 use super::kv::Pool;
-use super::model::{LOGIT_ROWS, RawLogits, Step};
+use super::model::{LOGIT_ROWS, MadeRows, RawLogits, Step};
 use super::ops::{
     Heads, Segment,
     cpu::{self, RopeTable},
@@ -67,7 +67,7 @@ impl Kernels {
     /// # Errors
     /// What `read` says.
     pub(super) fn compute(&self, step: Step<'_>, rope: &RopeTable, pool: &mut Pool, read: RawLogits<'_>) -> Result<(), EngineError> {
-        let Step { ids, segments, wanted } = step;
+        let Step { ids, segments, wanted, .. } = step;
         let mut x = self.embedding.as_ref().unwrap_or(&self.head).embed(ids);
         for (index, layer) in self.layers.iter().enumerate() {
             let qkv = layer.qkv.forward(&self.norm(&x, &layer.input_norm));
@@ -83,7 +83,8 @@ impl Kernels {
         }
         let pieces = wanted.chunks(LOGIT_ROWS).zip(x.chunks(LOGIT_ROWS * self.hidden));
         for (piece, (_, rows)) in pieces.enumerate() {
-            read(piece * LOGIT_ROWS, self.head.forward(&self.norm(rows, &self.final_norm)))?;
+            let logits = self.head.forward(&self.norm(rows, &self.final_norm));
+            read(piece * LOGIT_ROWS, MadeRows { logits, read: Vec::new() })?;
         }
         Ok(())
     }

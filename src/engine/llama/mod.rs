@@ -33,6 +33,7 @@ use batch::{Limits, Listener, TokenFinish, TokenOutput, TokenRequest};
 use device::Numbers;
 use dist::{layout::Layout, replicas::Replicas};
 use encode::Stops;
+use model::{Reading, RowLogits};
 use rayon::prelude::*;
 use std::{
     num::NonZeroUsize,
@@ -54,6 +55,8 @@ pub struct LoadOptions {
     pub dtype: Option<String>,
     /// Whether logits are rounded with the weights.
     pub logits: LogitType,
+    /// By which operations a device computes.
+    pub tensor_ops: TensorOps,
     /// `cpu` where `None`; one or several, see [`Layout::find`].
     pub device: Option<String>,
     /// Devices that hold one model together; 1 where `None`.
@@ -74,6 +77,16 @@ pub enum LogitType {
     AsWeights,
     /// f32, finer than the protocol's harness had them (`--logits-f32`).
     F32,
+}
+
+/// By which operations tensors are computed with (`--tensor-ops`). The CPU's kernels know no difference.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub enum TensorOps {
+    /// The tensor library's, one after the other, as transformers' eager attention.
+    #[default]
+    Eager,
+    /// This program's own: paged attention, and several small operations in one.
+    Fused,
 }
 
 /// A loaded model with its tokenizer.
@@ -135,7 +148,7 @@ impl Llama {
             data_parallel_size: several(layout.replicas().len()),
             capabilities: None,
         };
-        let mut models = Replicas::load(&config, files, &layout, numbers, options.threads)?;
+        let mut models = Replicas::load(&config, files, &layout, numbers, options.tensor_ops, options.threads)?;
         let mut limits = options.limits;
         let mut notes: Vec<String> = place.note().map(str::to_owned).into_iter().collect();
         if let Some(room) = room {
@@ -191,9 +204,13 @@ impl Llama {
         pool.reserve(&mut sequence, ids.len());
         let segment = ops::Segment { row: 0, rows: ids.len(), position: 0, pages: sequence.pages().to_vec() };
         let mut rows = vec![Vec::new(); positions.len()];
-        let vocab = model.config().vocab_size;
-        model.step(ids, &[segment], positions, &mut pool, &mut |first, logits| {
-            rows[first..].iter_mut().zip(logits.chunks_exact(vocab)).for_each(|(row, logits)| *row = logits.to_vec());
+        let readings = vec![Reading::Whole; positions.len()];
+        model.step((ids, &[segment]), (positions, &readings), &mut pool, &mut |first, made| {
+            for (row, made) in rows[first..].iter_mut().zip(made) {
+                if let RowLogits::Whole(logits) = made {
+                    *row = logits.to_vec();
+                }
+            }
         })?;
         pool.release(sequence);
         Ok(rows)

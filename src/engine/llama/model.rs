@@ -4,6 +4,7 @@
 //! Two backends compute a step: the CPU's own kernels, and tensor operations on any device, or on several that hold the model together.
 //! Whoever runs steps does not know which.
 
+use super::TensorOps;
 use super::config::Config;
 use super::device::{Numbers, Place};
 use super::dist::{
@@ -12,8 +13,8 @@ use super::dist::{
 };
 use super::kernels::Kernels;
 use super::kv::Pool;
-use super::ops::{Segment, cpu::RopeTable};
-use super::tensors::Tensors;
+use super::ops::{RowRead, Segment, cpu::RopeTable};
+use super::tensors::{Tensors, Way};
 use super::weights::Rounding;
 use crate::engine::EngineError;
 use rayon::{ThreadPool, prelude::*};
@@ -28,6 +29,7 @@ pub struct Model {
     rope: RopeTable,
     backend: Arc<Backend>,
     numbers: Numbers,
+    ops: TensorOps,
     /// Devices that hold it together; mostly one.
     places: Vec<Place>,
     /// Threads of its own; rayon's where `None`.
@@ -52,13 +54,51 @@ pub(super) struct Step<'s> {
     pub(super) segments: &'s [Segment],
     /// Rows whose logits are wanted, in order.
     pub(super) wanted: &'s [u32],
+    /// What is wanted of each.
+    pub(super) readings: &'s [Reading],
 }
 
-/// Takes the logits of some wanted rows as a backend made them: the first one's index into the wanted rows, then `vocab_size` values a row.
-pub(super) type RawLogits<'r> = &'r mut (dyn FnMut(usize, Vec<f32>) -> Result<(), EngineError> + Send);
+/// What is wanted of a row's logits.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum Reading {
+    /// All of them.
+    Whole,
+    /// The largest, and the log-probabilities of these tokens. A backend may give all nevertheless.
+    Targets(Vec<u32>),
+}
 
-/// Takes the logits of some wanted rows: the first one's index into the wanted rows, then `vocab_size` values a row.
-pub type ReadLogits<'r> = &'r mut (dyn FnMut(usize, &[f32]) + Send);
+impl Reading {
+    /// Tokens whose log-probabilities are wanted; none where the whole row is.
+    pub fn targets(&self) -> &[u32] {
+        match self {
+            Reading::Whole => &[],
+            Reading::Targets(targets) => targets,
+        }
+    }
+}
+
+/// A row of logits, or what was wanted of it.
+#[derive(Clone, Copy, Debug)]
+pub enum RowLogits<'l> {
+    /// `vocab_size` values.
+    Whole(&'l [f32]),
+    /// Read where the logits were made.
+    Read(&'l RowRead),
+}
+
+/// Some wanted rows as a backend made them.
+pub(super) struct MadeRows {
+    /// Whole rows, `vocab_size` values each: those that are not in `read`.
+    pub(super) logits: Vec<f32>,
+    /// For each row what was read off it, `None` where the row is whole; empty where all are.
+    pub(super) read: Vec<Option<RowRead>>,
+}
+
+/// Takes some wanted rows as a backend made them: the first one's index into the wanted rows, then the rows.
+pub(super) type RawLogits<'r> = &'r mut (dyn FnMut(usize, MadeRows) -> Result<(), EngineError> + Send);
+
+/// Takes some wanted rows: the first one's index into the wanted rows, then the rows.
+pub type ReadLogits<'r> = &'r mut (dyn FnMut(usize, &[RowLogits<'_>]) + Send);
 
 impl Model {
     /// Takes the tensors out of what `open` gives, to where they are computed with: one device, or several with a share of the model each.
@@ -69,20 +109,23 @@ impl Model {
         config: Config,
         places: &[Place],
         numbers: Numbers,
+        ops: TensorOps,
         threads: Option<usize>,
         open: Open<'_, '_>,
     ) -> Result<Self, EngineError> {
         let whole = || open(&places[0], Share::WHOLE);
         let backend = match numbers {
             Numbers::Tensors { dtype, logits } if places.len() > 1 => {
-                Backend::Ranks(Ranks::load(&config, places, (dtype, logits), threads, open)?)
+                Backend::Ranks(Ranks::load(&config, places, Way { dtype, logits, ops }, threads, open)?)
             }
-            Numbers::Tensors { dtype, logits } => Backend::Tensors(Tensors::load(&config, &whole()?, places[0].device(), dtype, logits)?),
+            Numbers::Tensors { dtype, logits } => {
+                Backend::Tensors(Tensors::load(&config, &whole()?, places[0].device(), Way { dtype, logits, ops })?)
+            }
             Numbers::Kernels { .. } => Backend::Kernels(Kernels::load(&config, &whole()?)?),
         };
         let rope = RopeTable::new(config.rope.inverse_frequencies(config.head_dim));
         let threads = super::threads(threads)?.map(Arc::new);
-        Ok(Model { config, rope, backend: Arc::new(backend), numbers, places: places.to_vec(), threads, room: None })
+        Ok(Model { config, rope, backend: Arc::new(backend), numbers, ops, places: places.to_vec(), threads, room: None })
     }
 
     /// The same model over the same weights, for other requests at the same time.
@@ -92,6 +135,7 @@ impl Model {
             rope: self.rope.clone(),
             backend: Arc::clone(&self.backend),
             numbers: self.numbers,
+            ops: self.ops,
             places: self.places.clone(),
             threads: self.threads.clone(),
             room: self.room,
@@ -132,8 +176,9 @@ impl Model {
     /// Where, by whom and in which numbers, for people: `cpu, kernels, f32`.
     pub fn on(&self) -> String {
         let (places, ranks) = (self.places_named(), format!("tensor parallel {}", self.places.len()));
-        let by = match *self.backend {
+        let by = match &*self.backend {
             Backend::Kernels(_) => "kernels",
+            Backend::Tensors(_) | Backend::Ranks(_) if self.ops == TensorOps::Fused => "fused tensors",
             Backend::Tensors(_) | Backend::Ranks(_) => "tensors",
         };
         let ranks = (self.places.len() > 1).then_some(ranks.as_str());
@@ -155,21 +200,20 @@ impl Model {
         }
     }
 
-    /// One step: `ids` are the packed rows, `segments` say whose they are; the pages of every segment must be reserved. Hands the logits of
-    /// all wanted rows to `read`, in order, some rows at a time.
+    /// One step: `ids` are the packed rows, `segments` say whose they are; the pages of every segment must be reserved. Hands all wanted rows
+    /// (`readings` say what is wanted of each) to `read`, in order, some rows at a time.
     ///
     /// # Errors
     /// Where a logit is not a number; where a device fails.
     pub fn step(
         &mut self,
-        ids: &[u32],
-        segments: &[Segment],
-        wanted: &[u32],
+        (ids, segments): (&[u32], &[Segment]),
+        (wanted, readings): (&[u32], &[Reading]),
         pool: &mut Pool,
         read: ReadLogits<'_>,
     ) -> Result<(), EngineError> {
         self.rope.reach(segments.iter().map(|s| s.position + s.rows).max().unwrap_or(0));
-        let step = Step { ids, segments, wanted };
+        let step = Step { ids, segments, wanted, readings };
         match &self.threads {
             Some(threads) => threads.install(|| self.compute(step, pool, read)),
             None => self.compute(step, pool, read),
@@ -177,14 +221,21 @@ impl Model {
     }
 
     fn compute(&self, step: Step<'_>, pool: &mut Pool, read: ReadLogits<'_>) -> Result<(), EngineError> {
-        let rounding = self.numbers.rounding();
-        let mut check = |first: usize, mut logits: Vec<f32>| {
+        let (rounding, vocab) = (self.numbers.rounding(), self.config.vocab_size);
+        let mut check = |first: usize, MadeRows { mut logits, read: of_rows }: MadeRows| {
             logits.par_chunks_mut(1 << 16).for_each(|part| rounding.apply(part));
-            if logits.par_chunks(1 << 16).any(|part| part.iter().any(|l| l.is_nan())) {
+            let is_nan = logits.par_chunks(1 << 16).any(|part| part.iter().any(|l| l.is_nan()));
+            if is_nan || of_rows.iter().flatten().any(|row| row.largest.is_nan()) {
                 let why = "the model failed: a logit is not a number: the weights are broken, or too large for the data type";
                 return Err(EngineError::new(why));
             }
-            read(first, &logits);
+            let mut whole = logits.chunks_exact(vocab).map(RowLogits::Whole);
+            let rows: Vec<RowLogits<'_>> = if of_rows.is_empty() {
+                whole.collect()
+            } else {
+                of_rows.iter().filter_map(|row| row.as_ref().map(RowLogits::Read).or_else(|| whole.next())).collect()
+            };
+            read(first, &rows);
             Ok(())
         };
         match &*self.backend {

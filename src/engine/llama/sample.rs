@@ -20,6 +20,11 @@ pub struct Sampler {
     random: Mt64,
 }
 
+/// Whether the next token is the largest logit as it is, so that nothing else of a row is needed.
+pub fn is_largest(sampling: &Sampling) -> bool {
+    sampling.temperature == 0.0 && sampling.repetition_penalty == 1.0
+}
+
 impl Sampler {
     /// A sampler for sample number `sample` of a request.
     pub fn new(sampling: &Sampling, sample: u32) -> Self {

@@ -4,15 +4,14 @@
 use super::peers::{Peer, Peers, deserted};
 use super::share::Share;
 use crate::engine::EngineError;
-use crate::engine::llama::LogitType;
 use crate::engine::llama::config::Config;
 use crate::engine::llama::device::{Place, failed, said};
 use crate::engine::llama::kv::Pool;
-use crate::engine::llama::model::{LOGIT_ROWS, RawLogits, Step};
+use crate::engine::llama::model::{LOGIT_ROWS, MadeRows, RawLogits, Step};
 use crate::engine::llama::ops::cpu::RopeTable;
-use crate::engine::llama::tensors::{Tensors, pages::TensorPages};
+use crate::engine::llama::tensors::{Tensors, Way, on_host, pages::TensorPages};
 use crate::engine::llama::weights::Weights;
-use candle_core::{DType, Result};
+use candle_core::Result;
 use rayon::{ThreadPool, ThreadPoolBuilder};
 use std::sync::Arc;
 use std::thread;
@@ -42,7 +41,7 @@ impl Ranks {
     pub(in crate::engine::llama) fn load(
         config: &Config,
         places: &[Place],
-        (dtype, logits): (DType, LogitType),
+        way: Way,
         threads: Option<usize>,
         open: Open<'_, '_>,
     ) -> std::result::Result<Self, EngineError> {
@@ -51,7 +50,7 @@ impl Ranks {
         let load = |(share, place): (Share, &Place)| {
             let threads = ThreadPoolBuilder::new().num_threads(each).build();
             let threads = threads.map_err(|e| EngineError::new(format!("failed to start threads: {e}")))?;
-            let tensors = threads.install(|| Tensors::load(config, &open(place, share)?, place.device(), dtype, logits));
+            let tensors = threads.install(|| Tensors::load(config, &open(place, share)?, place.device(), way));
             Ok(Rank { name: format!("{} (rank {} of {})", place.name(), share.rank, share.of), tensors: tensors?, threads })
         };
         let loaded: Vec<std::result::Result<Rank, EngineError>> = thread::scope(|scope| {
@@ -86,8 +85,8 @@ impl Ranks {
         let Some(streams) = streams.into_iter().collect::<Option<Vec<_>>>() else { return Ok(()) };
         for first in (0..step.wanted.len()).step_by(LOGIT_ROWS) {
             let rows = LOGIT_ROWS.min(step.wanted.len() - first);
-            let parts = self.on_all(|rank, tensors| tensors.logits(&streams[rank], first, rows))?;
-            read(first, side_by_side(&parts, rows))?;
+            let parts = self.on_all(|rank, tensors| on_host(&tensors.logits(&streams[rank], first, rows)?))?;
+            read(first, MadeRows { logits: side_by_side(&parts, rows), read: Vec::new() })?;
         }
         Ok(())
     }
@@ -145,10 +144,14 @@ mod tests {
     use super::*;
     use crate::engine::llama::config;
     use crate::engine::llama::kv::Sequence;
+    use crate::engine::llama::model::Reading;
     use crate::engine::llama::ops::Segment;
     use crate::engine::llama::weights::ModelFiles;
-    use candle_core::Device;
+    use crate::engine::llama::{LogitType, TensorOps};
+    use candle_core::{DType, Device};
     use std::path::Path;
+
+    const WAY: Way = Way { dtype: DType::F32, logits: LogitType::AsWeights, ops: TensorOps::Eager };
 
     #[test]
     fn rows_of_logits_are_put_together_again() {
@@ -164,7 +167,7 @@ mod tests {
         let places = vec![Place::find("cpu-tensors").unwrap(); 2];
         let open = |place: &Place, share| Ok(Weights::open(&files, place.device(), Some(DType::F32))?.of_share(share));
         for bad in 0..2 {
-            let ranks = Ranks::load(&config, &places, (DType::F32, LogitType::AsWeights), None, &open).unwrap();
+            let ranks = Ranks::load(&config, &places, WAY, None, &open).unwrap();
             let mut rope = RopeTable::new(config.rope.inverse_frequencies(config.head_dim));
             rope.reach(4);
             let step = |pages: Vec<TensorPages>| {
@@ -172,10 +175,10 @@ mod tests {
                 let mut sequence = Sequence::default();
                 pool.reserve(&mut sequence, 3);
                 let segments = [Segment { row: 0, rows: 3, position: 0, pages: sequence.pages().to_vec() }];
-                let step = Step { ids: &[1, 2, 300], segments: &segments, wanted: &[2] };
+                let step = Step { ids: &[1, 2, 300], segments: &segments, wanted: &[2], readings: &[Reading::Whole] };
                 let mut logits = Vec::new();
                 ranks.compute(step, &rope, &mut pool, &mut |_, rows| {
-                    logits = rows;
+                    logits = rows.logits;
                     Ok(())
                 })?;
                 Ok::<_, EngineError>(logits)

@@ -2,6 +2,7 @@
 
 use super::layout::{self, Layout};
 use super::split::split;
+use crate::engine::llama::TensorOps;
 use crate::engine::llama::batch::{self, Limits, Listener, TokenOutput, TokenRequest};
 use crate::engine::llama::config::Config;
 use crate::engine::llama::device::{Numbers, Place};
@@ -32,10 +33,11 @@ impl Replicas {
         files: &ModelFiles,
         layout: &Layout,
         numbers: Numbers,
+        ops: TensorOps,
         threads: Option<usize>,
     ) -> Result<Self, EngineError> {
         Replicas::of(layout, |replica| {
-            Model::load(config.clone(), replica, numbers, threads, &|place, share| {
+            Model::load(config.clone(), replica, numbers, ops, threads, &|place, share| {
                 Ok(Weights::open(files, place.device(), numbers.weights())?.of_share(share))
             })
         })
@@ -45,9 +47,9 @@ impl Replicas {
     ///
     /// # Errors
     /// As [`Replicas::load`].
-    pub fn random(config: &Config, layout: &Layout, numbers: Numbers, threads: Option<usize>) -> Result<Self, EngineError> {
+    pub fn random(config: &Config, layout: &Layout, numbers: Numbers, ops: TensorOps, threads: Option<usize>) -> Result<Self, EngineError> {
         Replicas::of(layout, |replica| {
-            Model::load(config.clone(), replica, numbers, threads, &|place, share| {
+            Model::load(config.clone(), replica, numbers, ops, threads, &|place, share| {
                 Ok(Weights::random(place.device(), numbers.weights()).of_share(share))
             })
         })

@@ -38,6 +38,28 @@ pub struct RowChoice {
     pub gap: f32,
 }
 
+/// What greedy decoding and scoring read off one row of logits.
+#[derive(Clone, Debug, PartialEq)]
+pub struct RowRead {
+    /// The largest logit's index; the lowest id wins a tie.
+    pub argmax: u32,
+    /// The largest logit.
+    pub largest: f32,
+    /// Largest less second-largest logit.
+    pub gap: f32,
+    /// Log-probabilities of the tokens that were asked for.
+    pub logprobs: Vec<f64>,
+}
+
+impl RowRead {
+    /// Reads a row that is in memory.
+    pub fn of(logits: &[f32], targets: &[u32]) -> Self {
+        let (RowChoice { argmax, gap }, sum) = (cpu::choose(logits), cpu::log_sum_exp(logits));
+        let logprobs = targets.iter().map(|id| f64::from(logits[*id as usize]) - sum).collect();
+        RowRead { argmax, largest: logits[argmax as usize], gap, logprobs }
+    }
+}
+
 /// The segments of some rows of a step, when these rows stand alone in their order.
 pub(super) fn segments_of(segments: &[Segment], rows: &[u32]) -> Vec<Segment> {
     let mut picked: Vec<Segment> = Vec::new();

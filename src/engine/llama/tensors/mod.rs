@@ -1,27 +1,33 @@
 //! The backend of devices: the forward pass in tensor operations, on any device of the tensor library, in f32, bf16 or f16.
 //!
-//! Products in the data type of the weights (the library adds up in f32), norms, scores and softmax in f32. Slow but complete: no operation is
-//! written for this program. What a row gets may depend on its company by a rounding error, because a product may add up in another order for
-//! another number of rows.
+//! Products in the data type of the weights (the library adds up in f32), norms, scores and softmax in f32. Slow but complete: the library's
+//! operations one after the other. Or faster: those of `fused`, written for this program, for everything but products, where there is one. What a
+//! row gets may depend on its company by a rounding error, because a product may add up in another order for another number of rows.
 
 mod attention;
+mod fused;
 pub(super) mod pages;
 
 pub(super) use attention::PIECE;
 
-use super::LogitType;
 use super::checkpoint::{Ends, LayerTensors};
 use super::config::Config;
 use super::device::failed;
 use super::dist::peers::Peer;
 use super::kv::{PAGE, Pool};
-use super::model::{LOGIT_ROWS, RawLogits, Step};
+use super::model::{LOGIT_ROWS, MadeRows, RawLogits, Reading, Step};
 use super::ops::{Heads, Segment, cpu::RopeTable, segments_of};
 use super::weights::Weights;
+use super::{LogitType, TensorOps};
 use crate::engine::EngineError;
 use attention::Sight;
 use candle_core::{DType, Device, Result, Tensor};
 use candle_nn::{ops::rms_norm, rotary_emb::rope_thd};
+use fused::{
+    attention::{self as paged, Attended, Tiles},
+    logprobs::logprob_rows,
+    rows::{self, Slots},
+};
 use half::{bf16, f16};
 use pages::{Targets, TensorPages};
 use rayon::prelude::*;
@@ -53,6 +59,16 @@ struct Layer {
     down: Linear,
 }
 
+/// How a model is computed.
+#[derive(Clone, Copy)]
+pub(super) struct Way {
+    /// F32, BF16 or F16.
+    pub(super) dtype: DType,
+    /// That of the output head.
+    pub(super) logits: LogitType,
+    pub(super) ops: TensorOps,
+}
+
 /// Weights as tensors on a device: a model's, or one share of them.
 pub(super) struct Tensors {
     /// Of this share, as is `intermediate`.
@@ -68,6 +84,7 @@ pub(super) struct Tensors {
     head: Linear,
     dtype: DType,
     device: Device,
+    ops: TensorOps,
     /// Numbers of one piece of attention.
     piece: usize,
     /// The devices that hold the other shares.
@@ -76,12 +93,47 @@ pub(super) struct Tensors {
 
 /// What one step needs in every layer.
 struct Ready {
-    targets: Targets,
+    destination: Destination,
     cos: Tensor,
     sin: Tensor,
-    sight: Sight,
+    look: Look,
     /// The wanted rows, and what they look at when they stand alone.
-    last: Option<(Tensor, Sight)>,
+    last: Option<(Tensor, Look)>,
+}
+
+/// Where keys and values go.
+enum Destination {
+    Eager(Targets),
+    /// For each row the number of its place among those of all pages.
+    Fused(Tensor),
+}
+
+/// Which rows look at which pages.
+enum Look {
+    Eager(Sight),
+    Fused(Tiles),
+}
+
+impl Look {
+    /// Attention of all rows in one layer: `[row][query head * head_dim]` in, the same out.
+    fn attend(&self, queries: &Tensor, heads: Heads, pages: &TensorPages, layer: usize) -> Result<Tensor> {
+        match self {
+            Look::Eager(sight) => sight.attend(queries, heads, pages, layer),
+            Look::Fused(tiles) => tiles.attend(Attended { queries, keys: pages.keys(layer)?, values: pages.values(layer)? }),
+        }
+    }
+}
+
+/// The residual stream, and what is still to be added to it: a norm follows, which adds and norms at once.
+pub(super) struct Stream {
+    x: Tensor,
+    more: Option<Tensor>,
+}
+
+impl Stream {
+    fn pick(&self, pick: impl Fn(&Tensor) -> Result<Tensor>) -> Result<Stream> {
+        Ok(Stream { x: pick(&self.x)?, more: self.more.as_ref().map(pick).transpose()? })
+    }
 }
 
 impl Tensors {
@@ -89,17 +141,11 @@ impl Tensors {
     ///
     /// # Errors
     /// A missing or misshapen tensor; a device whose memory is used up.
-    pub(super) fn load(
-        config: &Config,
-        weights: &Weights<'_>,
-        device: &Device,
-        dtype: DType,
-        logits: LogitType,
-    ) -> std::result::Result<Self, EngineError> {
+    pub(super) fn load(config: &Config, weights: &Weights<'_>, device: &Device, way: Way) -> std::result::Result<Self, EngineError> {
         let failed = failed("failed to lay out weights");
         let Ends { embedding, head, final_norm } = Ends::<Tensor>::load(config, weights)?;
         let head = head.unwrap_or_else(|| embedding.clone());
-        let head = match logits {
+        let head = match way.logits {
             LogitType::AsWeights => head,
             LogitType::F32 => head.to_dtype(DType::F32).map_err(&failed)?,
         };
@@ -116,8 +162,9 @@ impl Tensors {
                 .collect::<std::result::Result<_, _>>()?,
             final_norm: final_norm.to_dtype(DType::F32).map_err(&failed)?,
             head: Linear { weight: head, bias: None },
-            dtype,
+            dtype: way.dtype,
             device: device.clone(),
+            ops: way.ops,
             piece: PIECE,
             peer: None,
         })
@@ -147,26 +194,28 @@ impl Tensors {
     ) -> std::result::Result<(), EngineError> {
         let [pages] = pool.tensors()? else { unreachable!("a model on one device has the pages of one device") };
         let failed = failed("the device failed");
-        let Some(x) = self.layers(step, rope, pages).map_err(&failed)? else { return Ok(()) };
+        let Some(stream) = self.layers(step, rope, pages).map_err(&failed)? else { return Ok(()) };
         for first in (0..step.wanted.len()).step_by(LOGIT_ROWS) {
             let rows = LOGIT_ROWS.min(step.wanted.len() - first);
-            read(first, self.logits(&x, first, rows).map_err(&failed)?)?;
+            let made = self.logits(&stream, first, rows).and_then(|logits| self.read(&logits, &step.readings[first..first + rows]));
+            read(first, made.map_err(&failed)?)?;
         }
         Ok(())
     }
 
     /// The residual stream of the wanted rows behind the last layer: on every device of a model the same.
-    pub(super) fn layers(&self, step: Step<'_>, rope: &RopeTable, pages: &TensorPages) -> Result<Option<Tensor>> {
+    pub(super) fn layers(&self, step: Step<'_>, rope: &RopeTable, pages: &TensorPages) -> Result<Option<Stream>> {
         let ready = self.prepare(step, rope, pages)?;
-        let mut x = self.embed(step.ids)?;
+        let mut stream = Stream { x: self.embed(step.ids)?, more: None };
         for (index, layer) in self.layers.iter().enumerate() {
-            let queries = self.write_keys_and_values(index, layer, &x, &ready, pages)?;
+            let (x, normed) = self.add_norm(&stream, &layer.input_norm)?;
+            let queries = self.write_keys_and_values(index, layer, &normed, &ready, pages)?;
             if index + 1 < self.layers.len() {
-                x = self.feed(layer, &x, &ready.sight.attend(&queries, self.heads, pages, index)?)?;
-            } else if let Some((wanted, sight)) = &ready.last {
+                stream = self.feed(layer, x, &ready.look.attend(&queries, self.heads, pages, index)?)?;
+            } else if let Some((wanted, look)) = &ready.last {
                 // Nothing reads the last layer's output of the other rows.
                 let (queries, rest) = (queries.index_select(wanted, 0)?, x.index_select(wanted, 0)?);
-                return Ok(Some(self.feed(layer, &rest, &sight.attend(&queries, self.heads, pages, index)?)?));
+                return Ok(Some(self.feed(layer, rest, &look.attend(&queries, self.heads, pages, index)?)?));
             }
         }
         Ok(None)
@@ -206,50 +255,100 @@ impl Tensors {
         let last = if step.wanted.is_empty() {
             None
         } else {
-            let sight = Sight::new(&segments_of(step.segments, step.wanted), self.heads, self.piece, &self.device)?;
-            Some((Tensor::new(step.wanted, &self.device)?, sight))
+            Some((Tensor::new(step.wanted, &self.device)?, self.look(&segments_of(step.segments, step.wanted))?))
         };
-        let sight = Sight::new(step.segments, self.heads, self.piece, &self.device)?;
-        Ok(Ready { targets: pages.targets(step.segments)?, cos: table(cos)?, sin: table(sin)?, sight, last })
+        let destination = match self.ops {
+            TensorOps::Eager => Destination::Eager(pages.targets(step.segments)?),
+            TensorOps::Fused => Destination::Fused(pages.slots(step.segments)?),
+        };
+        Ok(Ready { destination, cos: table(cos)?, sin: table(sin)?, look: self.look(step.segments)?, last })
+    }
+
+    fn look(&self, segments: &[Segment]) -> Result<Look> {
+        Ok(if self.ops == TensorOps::Fused && paged::fits(self.heads) {
+            Look::Fused(Tiles::new(segments, self.heads, self.dtype, &self.device)?)
+        } else {
+            Look::Eager(Sight::new(segments, self.heads, self.piece, &self.device)?)
+        })
     }
 
     /// Queries of all rows, `[row][query head * dim]`; their keys and values go into the pages.
-    fn write_keys_and_values(&self, index: usize, layer: &Layer, x: &Tensor, ready: &Ready, pages: &TensorPages) -> Result<Tensor> {
+    fn write_keys_and_values(&self, index: usize, layer: &Layer, normed: &Tensor, ready: &Ready, pages: &TensorPages) -> Result<Tensor> {
         let Heads { query, kv, dim } = self.heads;
-        let qkv = layer.qkv.forward(&self.norm(x, &layer.input_norm)?)?;
+        let qkv = layer.qkv.forward(normed)?;
+        let targets = match &ready.destination {
+            Destination::Eager(targets) => targets,
+            Destination::Fused(slots) => {
+                let to = Slots { keys: pages.keys(index)?, values: pages.values(index)?, slots };
+                return rows::rotate_and_write(&qkv, (&ready.cos, &ready.sin), to, self.heads);
+            }
+        };
         let rows = qkv.dim(0)?;
         let rotated = |first: usize, heads: usize| {
             let part = qkv.narrow(1, first * dim, heads * dim)?.contiguous()?.reshape((1, rows, heads, dim))?;
             rope_thd(&part, &ready.cos, &ready.sin)?.reshape((rows, heads * dim))
         };
         let values = qkv.narrow(1, (query + kv) * dim, kv * dim)?.contiguous()?;
-        pages.write(index, &ready.targets, &rotated(query, kv)?, &values)?;
+        pages.write(index, targets, &rotated(query, kv)?, &values)?;
         rotated(0, query)
     }
 
     /// The rest of a layer.
-    fn feed(&self, layer: &Layer, x: &Tensor, attended: &Tensor) -> Result<Tensor> {
-        let x = (x + self.summed(layer.output.forward(attended)?)?)?;
-        let gate_up = layer.gate_up.forward(&self.norm(&x, &layer.post_norm)?)?;
-        let gate = gate_up.narrow(1, 0, self.intermediate)?.contiguous()?.silu()?;
-        let up = gate_up.narrow(1, self.intermediate, self.intermediate)?.contiguous()?;
-        &x + self.summed(layer.down.forward(&(gate * up)?)?)?
+    fn feed(&self, layer: &Layer, x: Tensor, attended: &Tensor) -> Result<Stream> {
+        let stream = Stream { x, more: Some(self.summed(layer.output.forward(attended)?)?) };
+        let (x, normed) = self.add_norm(&stream, &layer.post_norm)?;
+        let gate_up = layer.gate_up.forward(&normed)?;
+        let gated = match self.ops {
+            TensorOps::Fused => rows::silu_mul(&gate_up)?,
+            TensorOps::Eager => {
+                let gate = gate_up.narrow(1, 0, self.intermediate)?.contiguous()?.silu()?;
+                (gate * gate_up.narrow(1, self.intermediate, self.intermediate)?.contiguous()?)?
+            }
+        };
+        Ok(Stream { x, more: Some(self.summed(layer.down.forward(&gated)?)?) })
     }
 
-    fn norm(&self, x: &Tensor, weight: &Tensor) -> Result<Tensor> {
-        rms_norm(&x.to_dtype(DType::F32)?, weight, self.epsilon)?.to_dtype(self.dtype)
-    }
-
-    /// Logits of some rows, on the host: of a share those of its tokens.
-    pub(super) fn logits(&self, x: &Tensor, first: usize, rows: usize) -> Result<Vec<f32>> {
-        let x = self.norm(&x.narrow(0, first, rows)?.contiguous()?, &self.final_norm)?;
-        let logits = self.head.forward(&x.to_dtype(self.head.weight.dtype())?)?.flatten_all()?;
-        // They cross the bus as they are, and are widened here.
-        match logits.dtype() {
-            DType::BF16 => Ok(logits.to_vec1::<bf16>()?.into_par_iter().map(bf16::to_f32).collect()),
-            DType::F16 => Ok(logits.to_vec1::<f16>()?.into_par_iter().map(f16::to_f32).collect()),
-            _ => logits.to_vec1(),
+    /// The stream with nothing left to add, and its norm.
+    fn add_norm(&self, stream: &Stream, weight: &Tensor) -> Result<(Tensor, Tensor)> {
+        let Stream { x, more } = stream;
+        if self.ops == TensorOps::Fused {
+            return rows::add_rms_norm(x, more.as_ref(), weight, self.epsilon);
         }
+        let x = match more {
+            None => x.clone(),
+            Some(more) => (x + more)?,
+        };
+        let normed = rms_norm(&x.to_dtype(DType::F32)?, weight, self.epsilon)?.to_dtype(self.dtype)?;
+        Ok((x, normed))
+    }
+
+    /// Logits of some rows, `[row][vocabulary]`: of a share those of its tokens.
+    pub(super) fn logits(&self, stream: &Stream, first: usize, rows: usize) -> Result<Tensor> {
+        let (_, normed) = self.add_norm(&stream.pick(|x| x.narrow(0, first, rows)?.contiguous())?, &self.final_norm)?;
+        self.head.forward(&normed.to_dtype(self.head.weight.dtype())?)
+    }
+
+    /// What is wanted of some rows, on the host.
+    fn read(&self, logits: &Tensor, readings: &[Reading]) -> Result<MadeRows> {
+        if self.ops == TensorOps::Eager || readings.iter().all(|reading| *reading == Reading::Whole) {
+            return Ok(MadeRows { logits: on_host(logits)?, read: Vec::new() });
+        }
+        let whole: Vec<u32> = (0u32..).zip(readings).filter(|(_, reading)| **reading == Reading::Whole).map(|(row, _)| row).collect();
+        let targets: Vec<&[u32]> = readings.iter().map(Reading::targets).collect();
+        let read = logprob_rows(logits, &targets)?.into_iter().zip(readings);
+        let read = read.map(|(read, reading)| (*reading != Reading::Whole).then_some(read)).collect();
+        let logits = if whole.is_empty() { Vec::new() } else { on_host(&logits.index_select(&Tensor::new(whole, &self.device)?, 0)?)? };
+        Ok(MadeRows { logits, read })
+    }
+}
+
+/// Numbers cross the bus as they are, and are widened here.
+pub(super) fn on_host(tensor: &Tensor) -> Result<Vec<f32>> {
+    let tensor = tensor.flatten_all()?;
+    match tensor.dtype() {
+        DType::BF16 => Ok(tensor.to_vec1::<bf16>()?.into_par_iter().map(bf16::to_f32).collect()),
+        DType::F16 => Ok(tensor.to_vec1::<f16>()?.into_par_iter().map(f16::to_f32).collect()),
+        _ => tensor.to_vec1(),
     }
 }
 

@@ -155,6 +155,14 @@ impl TensorPages {
         Ok(Targets(parts.map(|(rows_and_targets, tokens)| part(rows_and_targets, tokens)).collect::<Result<_>>()?))
     }
 
+    /// Where the rows of a step go, one by one: the number of a row's place among those of all pages.
+    pub(super) fn slots(&self, segments: &[Segment]) -> Result<Tensor> {
+        let of = |segment: &Segment, at: usize| segment.pages[at / PAGE] * PAGE as u32 + (at % PAGE) as u32;
+        let rows = |segment: &Segment| (segment.position..segment.position + segment.rows).map(|at| of(segment, at)).collect::<Vec<_>>();
+        let slots: Vec<u32> = segments.iter().flat_map(rows).collect();
+        Tensor::new(slots.as_slice(), &self.device)
+    }
+
     /// Keys of a layer, `[page][token][kv_head * head_dim]`.
     pub(super) fn keys(&self, layer: usize) -> Result<&Tensor> {
         self.layers[layer].keys.as_ref().ok_or_else(|| candle_core::Error::Msg("no page was reserved".into()))

@@ -1,6 +1,6 @@
 //! Kernels with their arguments: what a GPU is told.
 
-use candle_core::{DType, Device, Result, Tensor};
+use candle_core::{DType, Tensor};
 
 /// A kernel and what it is called with.
 #[cfg_attr(not(any(feature = "cuda", test)), expect(dead_code, reason = "only a GPU reads what it is told"))]
@@ -43,7 +43,7 @@ pub(super) fn suffix(tensor: &Tensor) -> &'static str {
 
 #[cfg(not(feature = "cuda"))]
 impl Launch<'_> {
-    pub(super) fn run(&self, _: &Device) -> Result<()> {
+    pub(super) fn run(&self, _: &candle_core::Device) -> candle_core::Result<()> {
         let file = match self.source {
             Source::Attention => "attention",
             Source::Rows => "rows",

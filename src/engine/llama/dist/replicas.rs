@@ -117,7 +117,7 @@ impl Replicas {
         }
     }
 
-    /// Runs requests; a part of them in every replica, as [`split`] says.
+    /// Runs requests; a part of them in every replica: whole subtrees of their prefix tree.
     ///
     /// # Errors
     /// Broken weights; a device that fails. The others stop then.

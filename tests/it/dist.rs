@@ -15,7 +15,7 @@ use swallow_eval::certify::models;
 use swallow_eval::engine::llama::batch::{Limits, Listener, TokenOutput, TokenRequest};
 use swallow_eval::engine::llama::dist::share::Share;
 use swallow_eval::engine::llama::weights::{ModelFiles, Weights};
-use swallow_eval::engine::llama::{Llama, LoadOptions};
+use swallow_eval::engine::llama::{Llama, LoadOptions, TensorOps};
 use swallow_eval::engine::{Engine, Sampling, Stats};
 
 fn micro() -> PathBuf {
@@ -73,8 +73,11 @@ fn two_devices_give_what_transformers_gives() {
     if let Some(golden) = folder_of("SWALLOW_EVAL_GOLDEN") {
         folders.extend(["tiny-llama31", "tiny-llama31-bf16", "tiny-qwen2"].map(|name| golden.join("models").join(name)));
     }
-    for folder in folders {
-        let report = models::folder_with(&folder, &options("cpu-tensors", 2, 0)).unwrap();
+    let eager = options("cpu-tensors", 2, 0);
+    let fused = LoadOptions { tensor_ops: TensorOps::Fused, ..options("cpu-tensors", 2, 0) };
+    let runs = folders.into_iter().map(|folder| (folder, &eager)).chain([(micro(), &fused)]);
+    for (folder, options) in runs {
+        let report = models::folder_with(&folder, options).unwrap();
         assert!(report.mismatches.is_empty(), "{}: {:#?}", folder.display(), report.mismatches);
         assert!(report.fields() > 30, "{}: {} fields", folder.display(), report.fields());
     }

@@ -2,7 +2,6 @@
 //! own (docs/cuda.md). Without the feature it does nothing.
 
 #[cfg(not(feature = "cuda"))]
-#[expect(clippy::print_stdout, reason = "this is how a build script speaks to cargo")]
 fn main() {
     println!("cargo::rerun-if-changed=build.rs");
 }

@@ -391,6 +391,9 @@ pub struct Identity {
     /// What a GPU says it is.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub hardware: Option<String>,
+    /// `fused` where tensors are computed with by this program's own operations, which round otherwise than the library's.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub tensor_ops: Option<String>,
     /// Devices that hold the model together, where it is more than one: their sums round otherwise.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub tensor_parallel_size: Option<u32>,
@@ -407,7 +410,8 @@ impl Identity {
     pub fn short(&self) -> String {
         let kind = self.capabilities.as_ref().and_then(|c| c.get("kind")).and_then(|k| k.as_str());
         let split = self.tensor_parallel_size.map(|size| format!("tp{size}"));
-        let parts = [Some(self.engine.as_str()), kind, self.device.as_deref(), self.dtype.as_deref(), split.as_deref()];
+        let parts =
+            [Some(self.engine.as_str()), kind, self.device.as_deref(), self.dtype.as_deref(), self.tensor_ops.as_deref(), split.as_deref()];
         parts.into_iter().flatten().collect::<Vec<_>>().join("-")
     }
 }

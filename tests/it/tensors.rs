@@ -32,7 +32,8 @@ fn micro() -> PathBuf {
 fn the_engine_contract_in_tensors() {
     for ops in OPS {
         let mut llama = Llama::load(&micro(), &options("f32", ops)).unwrap();
-        assert_eq!(llama.identity().short(), format!("llama-{}-f32", device().split(':').next().unwrap()));
+        let own = if ops == TensorOps::Fused { "-fused" } else { "" };
+        assert_eq!(llama.identity().short(), format!("llama-{}-f32{own}", device().split(':').next().unwrap()));
         contract::cases(&mut llama);
     }
 }

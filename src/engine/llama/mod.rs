@@ -30,7 +30,7 @@ use super::{
 };
 use crate::text::tokenizer::Tokenizer;
 use batch::{Limits, Listener, TokenFinish, TokenOutput, TokenRequest};
-use device::Numbers;
+use device::{BackendKind, Numbers};
 use dist::{layout::Layout, replicas::Replicas};
 use encode::Stops;
 use model::{Reading, RowLogits};
@@ -144,6 +144,7 @@ impl Llama {
             }),
             device: Some(place.kind().into()),
             hardware: place.hardware().map(str::to_owned),
+            tensor_ops: (place.backend() == BackendKind::Tensors && options.tensor_ops == TensorOps::Fused).then(|| "fused".to_owned()),
             tensor_parallel_size: several(layout.ranks()),
             data_parallel_size: several(layout.replicas().len()),
             capabilities: None,

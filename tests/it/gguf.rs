@@ -211,10 +211,14 @@ fn quantised_weights_are_the_numbers_they_stand_for() {
             (name.clone(), stored)
         };
         let mut checkpoint = shape.load(&weights.iter().map(rounded).collect::<Vec<_>>(), &LoadOptions::default());
-        let mut file = load(&path);
-        assert_eq!(file.identity().dtype.as_deref(), Some(name));
-        let (here, there) = (told(&serve_all(&mut file, &requests())), told(&serve_all(&mut checkpoint, &requests())));
-        assert_eq!(here, there, "{name}");
+        let there = told(&serve_all(&mut checkpoint, &requests()));
+        let widened = LoadOptions { model: "m".into(), dtype: Some("f32".into()), ..LoadOptions::default() };
+        let mut here = there.clone();
+        for mut file in [load(&path), Llama::load(&path, &widened).unwrap()] {
+            assert_eq!(file.identity().dtype.as_deref(), Some(name));
+            here = told(&serve_all(&mut file, &requests()));
+            assert_eq!(here, there, "{name}");
+        }
         assert!(here.0.len() == 2 && here.1.len() == 4 && here.1.iter().all(|number| number.is_finite()), "{here:?}");
     }
 }

@@ -109,6 +109,8 @@ pub enum Numbers {
     Kernels {
         /// Weights, once, when they are loaded.
         weights: Rounding,
+        /// Whether unrounded weights stay in memory as their file has them, and are widened where they are used; else when they are loaded.
+        stored: bool,
         /// Logits.
         logits: Rounding,
     },
@@ -122,7 +124,8 @@ pub enum Numbers {
 }
 
 impl Numbers {
-    /// Reads `--dtype`; where it is not given, the CPU's kernels take f32 and tensors what config.json says the weights are.
+    /// Reads `--dtype`; where it is not given, the CPU's kernels take f32, with the weights as they are in memory, and tensors what config.json
+    /// says the weights are.
     ///
     /// # Errors
     /// A data type that the engine does not have.
@@ -141,10 +144,11 @@ impl Numbers {
                 return Err(EngineError::with_hint(format!("unknown data type {other:?}"), "this engine has: f32, bf16, f16"));
             }
         };
+        let stored = asked.is_none();
         Ok(match (backend, logits) {
             (BackendKind::Tensors, logits) => Numbers::Tensors { dtype, logits },
-            (BackendKind::Kernels, LogitType::AsWeights) => Numbers::Kernels { weights: rounding, logits: rounding },
-            (BackendKind::Kernels, LogitType::F32) => Numbers::Kernels { weights: rounding, logits: Rounding::None },
+            (BackendKind::Kernels, LogitType::AsWeights) => Numbers::Kernels { weights: rounding, stored, logits: rounding },
+            (BackendKind::Kernels, LogitType::F32) => Numbers::Kernels { weights: rounding, stored, logits: Rounding::None },
         })
     }
 
@@ -152,9 +156,9 @@ impl Numbers {
     pub fn label(self) -> &'static str {
         match self {
             Numbers::Kernels { weights: Rounding::None, .. } | Numbers::Tensors { dtype: DType::F32, .. } => "f32",
-            Numbers::Kernels { weights: Rounding::Bf16, logits: Rounding::None } => "f32(bf16-weights)",
+            Numbers::Kernels { weights: Rounding::Bf16, logits: Rounding::None, .. } => "f32(bf16-weights)",
             Numbers::Kernels { weights: Rounding::Bf16, .. } => "f32(bf16-weights-and-logits)",
-            Numbers::Kernels { weights: Rounding::F16, logits: Rounding::None } => "f32(f16-weights)",
+            Numbers::Kernels { weights: Rounding::F16, logits: Rounding::None, .. } => "f32(f16-weights)",
             Numbers::Kernels { weights: Rounding::F16, .. } => "f32(f16-weights-and-logits)",
             Numbers::Tensors { dtype: DType::BF16, logits: LogitType::AsWeights } => "bf16",
             Numbers::Tensors { dtype: DType::BF16, logits: LogitType::F32 } => "bf16(f32-logits)",
@@ -163,10 +167,10 @@ impl Numbers {
         }
     }
 
-    /// The data type that weights are kept in; that of their file where `None`, which the CPU's kernels widen as they read it.
+    /// The data type that weights are kept in; that of their file where `None`.
     pub(super) fn weights(self) -> Option<DType> {
         match self {
-            Numbers::Kernels { weights: Rounding::None, .. } => None,
+            Numbers::Kernels { weights: Rounding::None, stored, .. } => (!stored).then_some(DType::F32),
             Numbers::Kernels { weights: Rounding::Bf16, .. } => Some(DType::BF16),
             Numbers::Kernels { weights: Rounding::F16, .. } => Some(DType::F16),
             Numbers::Tensors { dtype, .. } => Some(dtype),

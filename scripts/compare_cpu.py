@@ -22,6 +22,7 @@ from pathlib import Path
 SHARED, OWN, CHOICE = 700, 120, 20
 GENERATION_SHARED, GENERATION_OWN, GENERATION_NEW = 400, 100, 64
 PREFILL = 512
+TRIES = 5
 
 
 def tokenizer_of(model):
@@ -76,6 +77,11 @@ def ours(program, model, rows, flags=()):
         return {**json.loads(said.stdout), "cpu": cpu, "answers": answers}
 
 
+def best_of(program, model, name, rows):
+    """As many tries as the other side has; each of ours is a process of its own."""
+    return min((ours(program, model, rows) for _ in range(TRIES if name == "prefill" else 1)), key=lambda timed: timed["cpu"])
+
+
 def loading(program, model):
     """Processor time of a run that does next to nothing."""
     row = {"request": {"kind": "generate", "prompt": "a", "max_new_tokens": 1}}
@@ -128,7 +134,7 @@ def prefill(model, dtype, rows):
 
     network, tokenizer = load(model, dtype)
     ids = tokenizer(rows[0]["prompt"], return_tensors="pt").input_ids
-    tries = [clock(lambda: [[network(ids, logits_to_keep=1, use_cache=True).logits[0, -1].argmax().item()]]) for _ in range(5)]
+    tries = [clock(lambda: [[network(ids, logits_to_keep=1, use_cache=True).logits[0, -1].argmax().item()]]) for _ in range(TRIES)]
     assert ids.shape[1] >= PREFILL and torch.get_num_threads() >= 1
     return {**min(tries, key=lambda t: t["cpu"]), "batch": 1}
 
@@ -202,7 +208,7 @@ def main():
         for dtype in args.dtypes.split(","):
             # In turns, so that both see the same machine; of each side its best.
             turns = range(4 if name == "prefill" else 1)
-            turns = [(theirs(args.model, name, rows, dtype), ours(program, args.model, rows)) for _ in turns]
+            turns = [(theirs(args.model, name, rows, dtype), best_of(program, args.model, name, rows)) for _ in turns]
             other, got = (min(side, key=lambda timed: timed["cpu"]) for side in zip(*turns))
             cpu = got["cpu"] - loaded
             harness = "lm-eval, hf" if name.startswith("choices") else "transformers"

@@ -39,6 +39,18 @@ pub(super) struct Kernels {
     head: Linear,
 }
 
+/// What the layers of a step leave to each other. Of one step: memory that is given back and asked for in every layer goes to the system and
+/// comes back cleared, page by page, which can take as long as the products.
+#[derive(Default)]
+struct Buffers {
+    normed: Vec<f32>,
+    /// Queries, keys and values; gate and up.
+    wide: Vec<f32>,
+    queries: Vec<f32>,
+    /// What goes into the products back into the stream.
+    narrow: Vec<f32>,
+}
+
 impl Kernels {
     /// Takes the tensors out of the weight files.
     ///
@@ -69,35 +81,40 @@ impl Kernels {
     pub(super) fn compute(&self, step: Step<'_>, rope: &RopeTable, pool: &mut Pool, read: RawLogits<'_>) -> Result<(), EngineError> {
         let Step { ids, segments, wanted, .. } = step;
         let mut x = self.embedding.as_ref().unwrap_or(&self.head).embed(ids);
+        let mut work = Buffers::default();
         for (index, layer) in self.layers.iter().enumerate() {
-            let qkv = layer.qkv.forward(&self.norm(&x, &layer.input_norm));
-            let queries = cpu::rotate_and_write(&qkv, segments, self.heads, rope, pool, index);
+            self.norm(&x, &layer.input_norm, &mut work.normed);
+            layer.qkv.forward_into(&work.normed, &mut work.wide);
+            cpu::rotate_and_write(&work.wide, segments, self.heads, rope, (pool, index), &mut work.queries);
             if index + 1 < self.layers.len() {
-                self.attend_and_feed(index, layer, &mut x, &queries, segments, pool);
+                self.attend_and_feed(layer, &mut x, segments, (pool, index), &mut work);
             } else if !wanted.is_empty() {
                 // Nothing reads the last layer's output of the other rows.
-                let (queries, of_wanted) = (pick(&queries, self.heads.query * self.heads.dim, wanted), segments_of(segments, wanted));
+                work.queries = pick(&work.queries, self.heads.query * self.heads.dim, wanted);
                 x = pick(&x, self.hidden, wanted);
-                self.attend_and_feed(index, layer, &mut x, &queries, &of_wanted, pool);
+                self.attend_and_feed(layer, &mut x, &segments_of(segments, wanted), (pool, index), &mut work);
             }
         }
         let pieces = wanted.chunks(LOGIT_ROWS).zip(x.chunks(LOGIT_ROWS * self.hidden));
         for (piece, (_, rows)) in pieces.enumerate() {
-            let logits = self.head.forward(&self.norm(rows, &self.final_norm));
-            read(piece * LOGIT_ROWS, MadeRows { logits, read: Vec::new() })?;
+            self.norm(rows, &self.final_norm, &mut work.normed);
+            read(piece * LOGIT_ROWS, MadeRows { logits: self.head.forward(&work.normed), read: Vec::new() })?;
         }
         Ok(())
     }
 
-    /// The rest of a layer, for the rows of `x`.
-    fn attend_and_feed(&self, index: usize, layer: &Layer, x: &mut [f32], queries: &[f32], segments: &[Segment], pool: &Pool) {
-        layer.output.add_to(&cpu::paged_attention(queries, segments, self.heads, pool, index), x);
-        let gate_up = layer.gate_up.forward(&self.norm(x, &layer.post_norm));
-        layer.down.add_to(&cpu::silu_mul(&gate_up, self.intermediate), x);
+    /// The rest of a layer, for the rows of `x`, whose queries lie ready.
+    fn attend_and_feed(&self, layer: &Layer, x: &mut [f32], segments: &[Segment], pages: (&Pool, usize), work: &mut Buffers) {
+        cpu::paged_attention(&work.queries, segments, self.heads, pages, &mut work.narrow);
+        layer.output.add_to(&work.narrow, x);
+        self.norm(x, &layer.post_norm, &mut work.normed);
+        layer.gate_up.forward_into(&work.normed, &mut work.wide);
+        cpu::silu_mul(&work.wide, self.intermediate, &mut work.narrow);
+        layer.down.add_to(&work.narrow, x);
     }
 
-    fn norm(&self, x: &[f32], weight: &[f32]) -> Vec<f32> {
-        cpu::rms_norm(x, weight, self.epsilon)
+    fn norm(&self, x: &[f32], weight: &[f32], out: &mut Vec<f32>) {
+        cpu::rms_norm(x, weight, self.epsilon, out);
     }
 }
 

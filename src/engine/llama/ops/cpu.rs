@@ -55,13 +55,20 @@ pub fn rotate(row: &mut [f32], head_dim: usize, cos: &[f32], sin: &[f32]) {
     }
 }
 
-/// Splits packed `[row][query + 2 * kv heads][dim]` into queries (rotated, returned) and keys and values (rotated, written to the pool).
-pub fn rotate_and_write(qkv: &[f32], segments: &[Segment], heads: Heads, rope: &RopeTable, pool: &mut Pool, layer: usize) -> Vec<f32> {
+/// Splits packed `[row][query + 2 * kv heads][dim]` into queries (rotated, to `queries`) and keys and values (rotated, written to the pool).
+pub fn rotate_and_write(
+    qkv: &[f32],
+    segments: &[Segment],
+    heads: Heads,
+    rope: &RopeTable,
+    (pool, layer): (&mut Pool, usize),
+    queries: &mut Vec<f32>,
+) {
     let Heads { query, kv, dim } = heads;
     let (width, kv_width) = ((query + 2 * kv) * dim, kv * dim);
     let page_len = pool.page_len();
     let rows: usize = segments.iter().map(|s| s.rows).sum();
-    let mut queries = vec![0.0; rows * query * dim];
+    queries.resize(rows * query * dim, 0.0);
     let (keys, values) = pool.layer_mut(layer);
     let mut rotated = vec![0.0; kv_width];
     for segment in segments {
@@ -84,14 +91,14 @@ pub fn rotate_and_write(qkv: &[f32], segments: &[Segment], heads: Heads, rope: &
             }
         }
     }
-    queries
 }
 
 /// Query rows (tokens times the query heads that share a key head) that go over the pages together.
 const TILE: usize = 24;
 
-/// Causal attention of every row over its sequence's pages: `[row][query heads][dim]` in, the same shape out. Segments may leave rows out.
-pub fn paged_attention(queries: &[f32], segments: &[Segment], heads: Heads, pool: &Pool, layer: usize) -> Vec<f32> {
+/// Causal attention of every row over its sequence's pages: `[row][query heads][dim]` in, the same shape out. Segments may leave rows out, whose
+/// results mean nothing.
+pub fn paged_attention(queries: &[f32], segments: &[Segment], heads: Heads, (pool, layer): (&Pool, usize), out: &mut Vec<f32>) {
     let (keys, values) = pool.layer(layer);
     let view = PageView { queries, keys, values, page_len: pool.page_len(), heads };
     let tokens = (TILE / view.group()).max(1);
@@ -105,14 +112,13 @@ pub fn paged_attention(queries: &[f32], segments: &[Segment], heads: Heads, pool
         }
     }
     let attended: Vec<Vec<f32>> = tiles.par_iter().map(|tile| simd::dispatch(Attend { view: &view, tile })).collect();
-    let mut out = vec![0.0; queries.len()];
+    out.resize(queries.len(), 0.0);
     for (tile, attended) in tiles.iter().zip(attended) {
         for (row, heads_of_row) in attended.chunks_exact(view.group() * heads.dim).enumerate() {
             let at = view.at(tile, row);
             out[at..at + heads_of_row.len()].copy_from_slice(heads_of_row);
         }
     }
-    out
 }
 
 /// Some tokens of one sequence, and one key head with the query heads that share it.
@@ -198,12 +204,11 @@ impl PageView<'_> {
 }
 
 /// `x / rms(x) * weight` of every row.
-pub fn rms_norm(x: &[f32], weight: &[f32], epsilon: f32) -> Vec<f32> {
-    let mut out = vec![0.0; x.len()];
+pub fn rms_norm(x: &[f32], weight: &[f32], epsilon: f32, out: &mut Vec<f32>) {
+    out.resize(x.len(), 0.0);
     out.par_chunks_mut(weight.len()).zip(x.par_chunks(weight.len())).with_min_len(MIN_ROWS).for_each(|(out, x)| {
         simd::dispatch(RmsNorm { x, weight, epsilon, out });
     });
-    out
 }
 
 /// Rows that are worth another thread where a row is little work.
@@ -230,13 +235,12 @@ impl WithSimd for RmsNorm<'_> {
 }
 
 /// `silu(gate) * up` over packed rows `[gate | up]`.
-pub fn silu_mul(gate_up: &[f32], width: usize) -> Vec<f32> {
-    let mut out = vec![0.0; gate_up.len() / 2];
+pub fn silu_mul(gate_up: &[f32], width: usize, out: &mut Vec<f32>) {
+    out.resize(gate_up.len() / 2, 0.0);
     out.par_chunks_mut(width).zip(gate_up.par_chunks(2 * width)).with_min_len(MIN_ROWS).for_each(|(out, row)| {
         let (gate, up) = row.split_at(width);
         simd::dispatch(SiluMul { gate, up, out });
     });
-    out
 }
 
 struct SiluMul<'s> {
@@ -327,8 +331,10 @@ mod tests {
         // All frequencies zero: no rotation, so that the plain form needs none.
         let mut rope = RopeTable::new(vec![0.0; heads.dim / 2]);
         rope.reach(len);
-        let queries = rotate_and_write(&qkv, &[segment(0, len)], heads, &rope, &mut pool, 0);
-        let got = paged_attention(&queries, &[segment(len - rows, rows)], heads, &pool, 0);
+        // What buffers hold from before does not matter.
+        let (mut queries, mut got) = (vec![9.0; 7], vec![9.0; 9]);
+        rotate_and_write(&qkv, &[segment(0, len)], heads, &rope, (&mut pool, 0), &mut queries);
+        paged_attention(&queries, &[segment(len - rows, rows)], heads, (&pool, 0), &mut got);
         let part = |row: usize, at: usize| qkv[row * width + at * heads.dim..row * width + (at + 1) * heads.dim].to_vec();
         for row in len - rows..len {
             for head in 0..heads.query {
@@ -364,14 +370,15 @@ mod tests {
     #[test]
     fn norms_and_activations_are_those_of_the_definition() {
         let (x, weight): (Vec<f32>, Vec<f32>) = ((0..3 * 37).map(number).collect(), (0..37).map(|i| number(i + 5)).collect());
-        let got = rms_norm(&x, &weight, 1e-5);
+        let mut got = vec![9.0; 1000];
+        rms_norm(&x, &weight, 1e-5, &mut got);
         for (row, got) in x.chunks(37).zip(got.chunks(37)) {
             let mean = row.iter().map(|v| f64::from(*v).powi(2)).sum::<f64>() / 37.0;
             for ((x, w), got) in row.iter().zip(&weight).zip(got) {
                 assert!((f64::from(x * w) / (mean + 1e-5).sqrt() - f64::from(*got)).abs() < 1e-6);
             }
         }
-        let got = silu_mul(&x[..3 * 36], 18);
+        silu_mul(&x[..3 * 36], 18, &mut got);
         for (row, got) in x[..3 * 36].chunks(36).zip(got.chunks(18)) {
             for i in 0..18 {
                 let (gate, up) = (f64::from(row[i]), f64::from(row[18 + i]));

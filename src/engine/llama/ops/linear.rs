@@ -84,13 +84,20 @@ impl Linear {
 
     /// `[rows][in]` to `[rows][out]`.
     pub fn forward(&self, x: &[f32]) -> Vec<f32> {
-        let rows = x.len() / self.inner;
-        let mut out = match &self.bias {
-            Some(bias) => bias.repeat(rows),
-            None => vec![0.0; rows * self.out],
-        };
-        self.add_product(x, &mut out);
+        let mut out = Vec::new();
+        self.forward_into(x, &mut out);
         out
+    }
+
+    /// The same into a buffer, whatever it holds.
+    pub fn forward_into(&self, x: &[f32], out: &mut Vec<f32>) {
+        let rows = x.len() / self.inner;
+        out.clear();
+        match &self.bias {
+            Some(bias) => (0..rows).for_each(|_| out.extend_from_slice(bias)),
+            None => out.resize(rows * self.out, 0.0),
+        }
+        self.add_product(x, out);
     }
 
     /// Adds `x W + b` to `out`: the residual stream.

@@ -3,6 +3,7 @@
 //! built program.
 
 use crate::contract;
+use crate::models::run;
 use crate::support::{desk::Desk, folder_of, random_model::Shape};
 use candle_core::quantized::GgmlDType;
 use candle_core::{Device, Tensor};
@@ -31,16 +32,6 @@ fn options(device: &str, tensor: usize, data: usize) -> LoadOptions {
         data_parallel: NonZeroUsize::new(data),
         ..LoadOptions::default()
     }
-}
-
-fn run(llama: &mut Llama, requests: &[TokenRequest]) -> (Vec<TokenOutput>, Stats) {
-    let mut outputs = vec![None; requests.len()];
-    let mut done = |index: usize, output| {
-        assert!(outputs[index].replace(output).is_none(), "one answer for each request");
-        ControlFlow::Continue(())
-    };
-    let stats = llama.run(requests, &mut Listener { stops: &|_, _| false, done: &mut done, go_on: &|| true }).unwrap();
-    (outputs.into_iter().map(|o| o.expect("an answer for each request")).collect(), stats)
 }
 
 fn ids(len: usize, stride: usize) -> Vec<u32> {

@@ -28,7 +28,7 @@ fn load(dir: &Path, limits: Limits, threads: Option<usize>) -> Llama {
 }
 
 /// Answers in the order of the requests.
-fn run(llama: &mut Llama, requests: &[TokenRequest]) -> (Vec<TokenOutput>, Stats) {
+pub(crate) fn run(llama: &mut Llama, requests: &[TokenRequest]) -> (Vec<TokenOutput>, Stats) {
     let mut outputs = vec![None; requests.len()];
     let mut done = |index: usize, output| {
         assert!(outputs[index].replace(output).is_none(), "one answer for each request");

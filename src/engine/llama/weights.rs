@@ -1,4 +1,4 @@
-//! Model files: from a directory (memory-mapped) or from bytes in the program; tensors by name, as f32 or in a data type of a device.
+//! Model files: from a directory (memory-mapped) or from bytes in the program; tensors by name, as they are or in one data type.
 //!
 //! A missing, misshapen or truncated tensor is an error that names file and tensor.
 

@@ -46,8 +46,11 @@ pub struct GateArgs {
 /// # Errors
 /// Exit 2: an unreadable run, baseline or policy, runs that are not comparable, an unwritable output.
 pub(super) fn run(args: &GateArgs) -> Verdict {
-    let text = std::fs::read_to_string(&args.policy)
-        .map_err(|e| Failure::new(Exit::Usage, format!("cannot read {}: {e}", args.policy.display())))?;
+    let unreadable = |e: std::io::Error| {
+        Failure::new(Exit::Usage, format!("cannot read the policy {}: {e}", args.policy.display()))
+            .hint("a policy is a small TOML file that you write and commit; docs/gate.md has one to begin with")
+    };
+    let text = std::fs::read_to_string(&args.policy).map_err(unreadable)?;
     let policy = Policy::parse(&text).map_err(|e| faulty(&args.policy, &e))?;
     let cand = sides::candidate(&args.cand)?;
     let comparison = sides::compare(&args.base, &cand, if args.force { Incomparable::Force } else { Incomparable::Refuse })?;

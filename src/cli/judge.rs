@@ -7,7 +7,7 @@ use super::{
     output::{complain, note, print},
     progress::{Progress, Show},
     report::look_of_stdout,
-    run::{load_tasks, results_failure, stopped},
+    run::{load_tasks, results_failure, stopped, write_table},
     sandbox::SandboxArgs,
     score::unscored,
     settings, values,
@@ -261,13 +261,16 @@ pub(super) fn run(args: &JudgeArgs) -> Verdict {
     let finished =
         rescore_with(&dir, &suite, &tasks, &writer, &Tools::default(), &sandbox, Some(second.clone())).map_err(|e| unscored(&e))?;
     let scores = finished.scores.as_ref().ok_or_else(|| Failure::new(Exit::Bug, "scoring gave no scores"))?;
-    let mut table = Table::of_run(scores, published.as_ref()).footnote(format!("judge: {}", second.model));
-    if let Some(first) = spec.judge.filter(|first| first.model != second.model) {
-        let of = |judge: &str| dir.judgements(judge).map(|r| Answers::of(r.outcomes)).map_err(usage);
-        let found = agreement(&calls, &of(&first.model)?, &of(&second.model)?);
-        table = table.footnote(agreed(&first.model, &second.model, found));
+    match spec.judge.filter(|first| first.model != second.model) {
+        // The run's own judge: the table is the run's.
+        None => write_table(scores, &writer, published.as_ref())?,
+        Some(first) => {
+            let of = |judge: &str| dir.judgements(judge).map(|r| Answers::of(r.outcomes)).map_err(usage);
+            let found = agreement(&calls, &of(&first.model)?, &of(&second.model)?);
+            let table = Table::of_run(scores, published.as_ref()).footnote(format!("judge: {}", second.model));
+            print(&terminal::render(&table.footnote(agreed(&first.model, &second.model, found)), look_of_stdout()))?;
+        }
     }
-    print(&terminal::render(&table, look_of_stdout()))?;
     Ok(if verdicts.over_budget || finished.failed > 0 { incomplete(&verdicts, finished.failed) } else { Exit::Ok })
 }
 

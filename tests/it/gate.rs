@@ -88,7 +88,7 @@ fn faulty_policies_and_unwritable_outputs_are_2() {
         ("--policy typo.toml", "typo.toml: line 2: unknown field `max_dorp`"),
         ("--policy stray.toml", "[task.jcommonsens] names no task of these runs; they have: jcommonsenseqa, jmmlu"),
         ("--policy range.toml", "[default] alpha = 2: it must be between 0 and 1"),
-        ("--policy absent.toml", "cannot read absent.toml"),
+        ("--policy absent.toml", "cannot read the policy absent.toml"),
         ("--policy policy.toml --junit no/such/gate.xml", "no/such/gate.xml"),
     ] {
         desk.run(&format!("gate main base {rest}")).fails(2, &[part]);

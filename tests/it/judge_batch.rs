@@ -334,6 +334,8 @@ fn ctrl_c_leaves_the_batch_and_says_how_to_come_back() {
     let alone = desk.run(&format!("judge run --judge-url {} --judge-model judge-x --quiet", judge.url));
     assert_eq!(alone.code, 0, "{}", alone.err);
     assert!(alone.err.contains("batch_0 may hold answers to these calls"), "{}", alone.err);
+    // The run that was interrupted gets what it lacks.
+    assert!(alone.out.contains("files: run") && read(&desk, "report.md").contains("MT-Bench (ALL)"), "{}", alone.out);
     // Nobody waits for answers that are there.
     assert_eq!(judged(&desk, &judge, "--quiet").code, 0);
     assert_eq!((judge.held().batches.len(), answers_in(&desk)), (1, 80));

@@ -112,7 +112,7 @@ pub(crate) fn write(path: &Path, metadata: &[(String, Meta)], config: &Value, we
                 _ if name.contains("k_proj") => pairs(tensor, heads("num_key_value_heads")),
                 _ => tensor.clone(),
             };
-            (own_name(name), QTensor::quantize(&tensor, type_of(&tensor, dtype)).unwrap())
+            (own_name(name), QTensor::quantize(&tensor, type_of(name, &tensor, dtype)).unwrap())
         })
         .collect();
     let metadata: Vec<(&str, &Meta)> = metadata.iter().map(|(key, value)| (key.as_str(), value)).collect();
@@ -120,9 +120,14 @@ pub(crate) fn write(path: &Path, metadata: &[(String, Meta)], config: &Value, we
     gguf_file::write(&mut fs::File::create(path).unwrap(), &metadata, &tensors).unwrap();
 }
 
-fn type_of(tensor: &Tensor, dtype: GgmlDType) -> GgmlDType {
+/// Q4_K becomes llama.cpp's Q4_K_M: some matrices keep six bits, so that what is stacked for one product is of two types.
+fn type_of(name: &str, tensor: &Tensor, dtype: GgmlDType) -> GgmlDType {
     let long = tensor.rank() == 2 && tensor.dims()[1].is_multiple_of(dtype.block_size());
-    if long { dtype } else { GgmlDType::F32 }
+    match dtype {
+        _ if !long => GgmlDType::F32,
+        GgmlDType::Q4K if name.contains("v_proj") || name.contains("down_proj") => GgmlDType::Q6K,
+        dtype => dtype,
+    }
 }
 
 fn load(path: &Path) -> Llama {
@@ -202,12 +207,12 @@ fn quantised_weights_are_the_numbers_they_stand_for() {
     let (config, weights) = (shape.config(), shape.weights());
     let folder = tempfile::tempdir().unwrap();
     for (dtype, name) in
-        [(GgmlDType::F16, "f32"), (GgmlDType::Q8_0, "f32(q8_0+float32-weights)"), (GgmlDType::Q4K, "f32(q4_k+float32-weights)")]
+        [(GgmlDType::F16, "f32"), (GgmlDType::Q8_0, "f32(q8_0+float32-weights)"), (GgmlDType::Q4K, "f32(q4_k+float32+q6_k-weights)")]
     {
         let path = folder.path().join("model.gguf");
         write(&path, &metadata(&config), &config, &weights, dtype);
         let rounded = |(name, tensor): &(String, Tensor)| {
-            let stored = QTensor::quantize(tensor, type_of(tensor, dtype)).unwrap().dequantize(&Device::Cpu).unwrap();
+            let stored = QTensor::quantize(tensor, type_of(name, tensor, dtype)).unwrap().dequantize(&Device::Cpu).unwrap();
             (name.clone(), stored)
         };
         let mut checkpoint = shape.load(&weights.iter().map(rounded).collect::<Vec<_>>(), &LoadOptions::default());

@@ -7,13 +7,15 @@ use super::kv::Pool;
 use super::model::{LOGIT_ROWS, MadeRows, RawLogits, Step};
 use super::ops::{
     Heads, Segment,
+    blocks::Panel,
     cpu::{self, RopeTable},
-    linear::{Linear, TILE},
+    linear::{Linear, PANEL},
     segments_of,
 };
 use super::weights::Weights;
 use crate::engine::EngineError;
-use candle_core::{DType, Tensor, quantized::QTensor};
+use candle_core::{DType, Tensor};
+use rayon::prelude::*;
 
 struct Layer {
     input_norm: Vec<f32>,
@@ -141,22 +143,26 @@ impl Layer {
 enum Stored {
     /// In f32, bf16 or f16.
     Tensor(Tensor),
-    /// In tiles of [`TILE`], and the inner dimension.
-    Quantised(Vec<QTensor>, usize),
+    /// In panels of blocks, and its shape.
+    Quantised(Vec<Panel>, [usize; 2]),
 }
 
 impl Matrix for Stored {
     fn rows(weights: &Weights<'_>, parts: &[(String, usize)], inner: usize) -> Result<Self, EngineError> {
-        let mut tiles = Vec::new();
+        let mut panels = Vec::new();
         for (at, (name, out)) in parts.iter().enumerate() {
             // What stands below begins with a whole panel, or all of it is expanded.
-            let whole = at + 1 == parts.len() || out.is_multiple_of(TILE[0]);
-            match weights.quantised(name, [*out, inner], TILE)? {
-                Some(more) if whole => tiles.extend(more),
-                _ => return Tensor::rows(weights, parts, inner).map(Stored::Tensor),
+            let whole = at + 1 == parts.len() || out.is_multiple_of(PANEL);
+            let more = weights
+                .quantised(name, [*out, inner])?
+                .filter(|_| whole)
+                .and_then(|(dtype, rows)| rows.par_chunks(PANEL).map(|rows| Panel::new(dtype, rows)).collect::<Option<Vec<Panel>>>());
+            match more {
+                Some(more) => panels.extend(more),
+                None => return Tensor::rows(weights, parts, inner).map(Stored::Tensor),
             }
         }
-        Ok(Stored::Quantised(tiles, inner))
+        Ok(Stored::Quantised(panels, [parts.iter().map(|(_, out)| out).sum(), inner]))
     }
 
     fn columns(weights: &Weights<'_>, name: &str, [out, inner]: [usize; 2]) -> Result<Self, EngineError> {
@@ -168,7 +174,7 @@ impl Stored {
     fn linear(self, bias: Option<&Tensor>) -> Result<Linear, EngineError> {
         let linear = match self {
             Stored::Tensor(weight) => Linear::new(&weight, bias),
-            Stored::Quantised(tiles, inner) => Linear::quantised(tiles, inner, bias),
+            Stored::Quantised(panels, shape) => Linear::quantised(panels, shape, bias),
         };
         linear.map_err(failed("failed to lay out weights"))
     }

@@ -8,7 +8,7 @@ use super::{
     gguf::{self, Gguf},
 };
 use crate::engine::EngineError;
-use candle_core::{DType, Device, Tensor, quantized::QTensor};
+use candle_core::{DType, Device, Tensor, quantized::GgmlDType};
 use half::{bf16, f16};
 use memmap2::Mmap;
 use rayon::prelude::*;
@@ -196,6 +196,9 @@ pub struct Weights<'f> {
     share: Share,
 }
 
+/// The type of a quantised matrix, and its rows: blocks as they lie in the file.
+pub type QuantisedRows<'f> = (GgmlDType, Vec<&'f [u8]>);
+
 enum Source<'f> {
     /// All weight files.
     Files(Vec<(&'f str, SafeTensors<'f>)>),
@@ -335,14 +338,13 @@ impl<'f> Weights<'f> {
         tensor.map_err(failed(format!("{file}: tensor {name}")))
     }
 
-    /// A matrix whose numbers are quantised in the file and are to stay so, in tiles of so many rows and columns (the last ones may have fewer),
-    /// one beside the other, then one below the other.
+    /// The rows of a matrix whose numbers are quantised in the file and are to stay so.
     ///
     /// # Errors
     /// It is missing, cut short, or has another shape.
-    pub fn quantised(&self, name: &str, shape: [usize; 2], tile: [usize; 2]) -> Result<Option<Vec<QTensor>>, EngineError> {
+    pub fn quantised(&self, name: &str, shape: [usize; 2]) -> Result<Option<QuantisedRows<'f>>, EngineError> {
         match (&self.source, self.dtype) {
-            (Source::Gguf(gguf), None) if self.share == Share::WHOLE => gguf.quantised(name, shape, tile),
+            (Source::Gguf(gguf), None) if self.share == Share::WHOLE => gguf.quantised(name, shape),
             _ => Ok(None),
         }
     }

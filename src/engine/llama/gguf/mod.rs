@@ -7,15 +7,14 @@
 mod tokenizer;
 
 use super::{
-    device::{failed, said},
-    weights::{ModelFiles, WeightFile},
+    device::failed,
+    weights::{ModelFiles, QuantisedRows, WeightFile},
 };
 use crate::engine::EngineError;
 use candle_core::{
     DType, Device,
     quantized::{
-        GgmlDType, QTensor,
-        ggml_file::qtensor_from_ggml,
+        GgmlDType,
         gguf_file::{Content, Value},
     },
 };
@@ -223,35 +222,26 @@ impl<'f> Gguf<'f> {
         }
     }
 
-    /// The same for a matrix whose numbers are quantised, as they are, in tiles of so many rows and columns (the last ones may have fewer), one
-    /// beside the other, then one below the other; `None` where they are not quantised.
+    /// The same for a matrix whose numbers are quantised, row by row as they are; `None` where they are not quantised.
     ///
     /// # Errors
     /// It is missing, cut short, or has another shape.
-    pub(super) fn quantised(&self, name: &str, shape: [usize; 2], tile: [usize; 2]) -> Result<Option<Vec<QTensor>>, EngineError> {
+    pub(super) fn quantised(&self, name: &str, shape: [usize; 2]) -> Result<Option<QuantisedRows<'f>>, EngineError> {
         let own = self.find(name, &shape)?;
         let info = &self.content.tensor_infos[&own];
-        let (dtype, [out, inner], [rows, columns]) = (info.ggml_dtype, shape, tile);
-        let (block, size) = (dtype.block_size(), dtype.type_size());
-        let float = matches!(dtype, GgmlDType::F32 | GgmlDType::F16 | GgmlDType::BF16);
-        if float || !inner.is_multiple_of(block) || !columns.is_multiple_of(block) {
+        let (dtype, [out, inner]) = (info.ggml_dtype, shape);
+        if matches!(dtype, GgmlDType::F32 | GgmlDType::F16 | GgmlDType::BF16) || !inner.is_multiple_of(dtype.block_size()) {
             return Ok(None);
         }
-        let width = inner / block * size;
-        let failed = |why: String| damaged(EngineError::new(format!("{}: tensor {own}: {why}", self.name)));
+        let width = inner / dtype.block_size() * dtype.type_size();
         let bytes = usize::try_from(self.content.tensor_data_offset.saturating_add(info.offset)).ok().and_then(|at| self.bytes.get(at..));
         let Some(bytes) = bytes.and_then(|rest| rest.get(..out.checked_mul(width)?)) else {
-            return Err(failed(format!("its {out} rows of {width} bytes are not all in the file's {} bytes", self.bytes.len())));
+            let why = format!("its {out} rows of {width} bytes are not all in the file's {} bytes", self.bytes.len());
+            return Err(damaged(EngineError::new(format!("{}: tensor {own}: {why}", self.name))));
         };
         let heads = self.pairs(name)?;
-        let cut = |first: usize, column: usize| {
-            let (count, columns) = (rows.min(out - first), columns.min(inner - column));
-            let from = |row| heads.map_or(row, |heads| paired(row, out, heads)) * width + column / block * size;
-            let tile: Vec<u8> = (first..first + count).flat_map(|row| &bytes[from(row)..][..columns / block * size]).copied().collect();
-            qtensor_from_ggml(dtype, &tile, vec![count, columns], &Device::Cpu).map_err(|e| failed(said(&e)))
-        };
-        let tiles = (0..out).step_by(rows).flat_map(|first| (0..inner).step_by(columns).map(move |column| (first, column)));
-        tiles.map(|(first, column)| cut(first, column)).collect::<Result<_, _>>().map(Some)
+        let row = |row| &bytes[heads.map_or(row, |heads| paired(row, out, heads)) * width..][..width];
+        Ok(Some((dtype, (0..out).map(row).collect())))
     }
 
     /// The name here of a tensor of this shape.

@@ -6,17 +6,20 @@
 //! and an answer not on its company in a batch. (candle's matrix product adds up in another order for one row than for many.)
 //!
 //! bf16 and f16 stay as they are in memory: half of it, and half of what few rows wait for. They are widened a piece of a panel at a time,
-//! into the nearest cache, and so are quantised weights expanded. The numbers are those of weights widened or expanded beforehand, to the last
-//! bit.
+//! into the nearest cache, and so are quantised weights decoded ([`blocks`]). The numbers are those of weights widened or decoded beforehand, to
+//! the last bit.
 
-use super::simd::{self, Rows, RowsMut, Simd, Sizes, WithSimd};
-use candle_core::{DType, Device, Result, Tensor, WithDType, quantized::QTensor};
+use super::{
+    blocks,
+    simd::{self, Rows, RowsMut, Simd, Sizes, WithSimd},
+};
+use candle_core::{DType, Error, Result, Tensor, WithDType};
 use half::{bf16, f16, slice::HalfFloatSliceExt};
 use rayon::prelude::*;
 use std::ops::Range;
 
 /// Outputs of a panel: two vectors of the widest unit.
-const PANEL: usize = 32;
+pub const PANEL: usize = blocks::LANES;
 /// Rows of a thread from which on each has rows of its own and goes over all panels; fewer share the panels among the threads.
 const ROWS: usize = 48;
 /// Rows that go over a panel together at most, so that what they read and write stays in the caches.
@@ -25,8 +28,6 @@ const MOST_ROWS: usize = 256;
 const PANELS: usize = 4;
 /// Inner numbers of a panel that are widened at once: 16 KiB of f32.
 const DEPTH: usize = 128;
-/// Rows and columns of a quantised tile. Its columns are widened at once: a block of ggml's larger types has so many.
-pub const TILE: [usize; 2] = [PANEL, 256];
 
 /// `x W + b`.
 #[derive(Debug)]
@@ -43,8 +44,8 @@ enum Panels {
     F32(Vec<f32>),
     Bf16(Vec<bf16>),
     F16(Vec<f16>),
-    /// Tiles of panels, `[PANEL][256]`, those of a panel one after the other; the last ones may have fewer columns or rows.
-    Quantised(Vec<QTensor>),
+    /// Each panel as blocks.
+    Quantised(Vec<blocks::Panel>),
 }
 
 impl Linear {
@@ -62,24 +63,18 @@ impl Linear {
         Ok(Linear { panels, inner, out, bias: bias.map(widened).transpose()? })
     }
 
-    /// From a quantised weight `[out][in]` in tiles of [`TILE`] (the last ones may have fewer rows or columns), which stay as they are: those of
-    /// the first rows one beside the other, then those below.
+    /// From a quantised weight `[out][in]` in panels of [`PANEL`] outputs, of which the last one may have fewer.
     ///
     /// # Errors
-    /// When a tile has another shape than belongs to its place.
-    pub fn quantised(tiles: Vec<QTensor>, inner: usize, bias: Option<&Tensor>) -> Result<Self> {
-        let (mut out, mut column) = (0usize, 0);
-        for tile in &tiles {
-            let (rows, columns) = tile.shape().dims2()?;
-            if !out.is_multiple_of(PANEL) || rows > PANEL || columns != TILE[1].min(inner - column) {
-                return Err(candle_core::Error::Msg(format!(
-                    "a tile of {rows} by {columns} does not belong at row {out}, column {column}"
-                )));
-            }
-            column = (column + columns) % inner;
-            out += if column == 0 { rows } else { 0 };
+    /// When a panel has other columns, or the panels do not make up so many outputs.
+    pub fn quantised(panels: Vec<blocks::Panel>, [out, inner]: [usize; 2], bias: Option<&Tensor>) -> Result<Self> {
+        if let Some(odd) = panels.iter().find(|panel| panel.columns() != inner) {
+            return Err(Error::Msg(format!("a panel of {} columns is none of a matrix with {inner}", odd.columns())));
         }
-        Ok(Linear { panels: Panels::Quantised(tiles), inner, out, bias: bias.map(widened).transpose()? })
+        if panels.len() != out.div_ceil(PANEL) {
+            return Err(Error::Msg(format!("{} panels of {PANEL} rows do not make up {out}", panels.len())));
+        }
+        Ok(Linear { panels: Panels::Quantised(panels), inner, out, bias: bias.map(widened).transpose()? })
     }
 
     /// `[rows][in]` to `[rows][out]`.
@@ -140,20 +135,15 @@ impl Linear {
 
     /// Rows of the weight as the checkpoint has it, one for each of `ids`: the embedding of a model.
     pub fn embed(&self, ids: &[u32]) -> Vec<f32> {
-        let place = |id: &u32| (*id as usize / PANEL, *id as usize % PANEL);
         match &self.panels {
             Panels::F32(all) => self.columns(all, ids).copied().collect(),
             Panels::Bf16(all) => self.columns(all, ids).map(|value| value.to_f32()).collect(),
             Panels::F16(all) => self.columns(all, ids).map(|value| value.to_f32()).collect(),
-            Panels::Quantised(all) => {
-                let tiles = self.inner.div_ceil(TILE[1]);
-                let part = |tile: &QTensor, row: usize| {
-                    let values = expanded(tile);
-                    let columns = values.len() / tile.shape().dims()[0];
-                    values[row * columns..][..columns].to_vec()
-                };
-                let row = |(panel, row): (usize, usize)| all[panel * tiles..][..tiles].iter().flat_map(move |tile| part(tile, row));
-                ids.par_iter().map(place).flat_map_iter(row).collect()
+            Panels::Quantised(_) => {
+                let mut rows = vec![0.0; ids.len() * self.inner];
+                let each = rows.par_chunks_mut(self.inner).zip(ids);
+                each.for_each(|(out, id)| simd::dispatch(Row { linear: self, id: *id as usize, out }));
+                rows
             }
         }
     }
@@ -170,12 +160,6 @@ fn widened(bias: &Tensor) -> Result<Vec<f32>> {
     bias.to_dtype(DType::F32)?.to_vec1()
 }
 
-/// A quantised tile in f32.
-fn expanded(tile: &QTensor) -> Vec<f32> {
-    let values = tile.dequantize(&Device::Cpu).and_then(|values| values.flatten_all()?.to_vec1());
-    values.expect("a whole matrix in memory is expanded to numbers in memory")
-}
-
 /// Lays a matrix `[out][in]` out in panels.
 fn in_panels<T: WithDType>(weight: &Tensor, inner: usize) -> Result<Vec<T>> {
     let values = weight.flatten_all()?.to_vec1::<T>()?;
@@ -190,14 +174,14 @@ fn in_panels<T: WithDType>(weight: &Tensor, inner: usize) -> Result<Vec<T>> {
 }
 
 /// A widened piece of a panel.
-type Room = [f32; TILE[1] * PANEL];
+type Room = [f32; blocks::COLUMNS * PANEL];
 
 impl Panels {
     /// A part of a panel, `[depth][PANEL]`, in f32: where it lies, or widened to `room`. It begins where one of [`Panels::depth`] begins.
     #[inline(always)]
     fn piece<'p>(&'p self, panel: usize, inner: usize, part: Range<usize>, room: &'p mut Room) -> &'p [f32] {
         let all = (panel * inner + part.start) * PANEL..(panel * inner + part.end) * PANEL;
-        let room = &mut room[..(part.len() * PANEL).min(TILE[1] * PANEL)];
+        let room = &mut room[..(part.len() * PANEL).min(blocks::COLUMNS * PANEL)];
         match self {
             Panels::F32(values) => return &values[all],
             // The upper half of an f32.
@@ -205,12 +189,7 @@ impl Panels {
                 room.iter_mut().zip(&values[all]).for_each(|(to, from)| *to = f32::from_bits(u32::from(from.to_bits()) << 16))
             }
             Panels::F16(values) => values[all].convert_to_f32_slice(room),
-            Panels::Quantised(tiles) => {
-                let rows = expanded(&tiles[panel * inner.div_ceil(TILE[1]) + part.start / TILE[1]]);
-                for (column, row) in rows.chunks_exact(part.len()).enumerate() {
-                    room.iter_mut().skip(column).step_by(PANEL).zip(row).for_each(|(to, from)| *to = *from);
-                }
-            }
+            Panels::Quantised(panels) => panels[panel].decode(part.start, room),
         }
         room
     }
@@ -220,7 +199,7 @@ impl Panels {
         match self {
             Panels::F32(_) => inner,
             Panels::Bf16(_) | Panels::F16(_) => DEPTH,
-            Panels::Quantised(_) => TILE[1],
+            Panels::Quantised(_) => blocks::COLUMNS,
         }
     }
 }
@@ -255,10 +234,36 @@ impl WithSimd for Strip<'_> {
     }
 }
 
+/// One row of the weight.
+struct Row<'r> {
+    linear: &'r Linear,
+    id: usize,
+    out: &'r mut [f32],
+}
+
+impl WithSimd for Row<'_> {
+    type Output = ();
+
+    #[inline(always)]
+    fn with_simd<S: Simd>(self, _: S) {
+        let Linear { panels, inner, .. } = self.linear;
+        let mut room: Room = [0.0; _];
+        let most = panels.depth(*inner);
+        for (piece, out) in self.out.chunks_mut(most).enumerate() {
+            let part = piece * most..piece * most + out.len();
+            let values = panels.piece(self.id / PANEL, *inner, part, &mut room);
+            out.iter_mut().zip(values.iter().skip(self.id % PANEL).step_by(PANEL)).for_each(|(to, from)| *to = *from);
+        }
+    }
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
-    use candle_core::quantized::GgmlDType;
+    use candle_core::{
+        Device,
+        quantized::{GgmlDType, QTensor},
+    };
 
     fn numbers(rows: usize, width: usize, seed: usize) -> Vec<f32> {
         (0..rows * width).map(|i| ((i * 7919 + seed * 104_729) % 2003) as f32 / 1001.0 - 1.0).collect()
@@ -307,16 +312,12 @@ mod tests {
         let many = ROWS * rayon::current_num_threads() + 5;
         for (dtype, inner, out) in [(GgmlDType::Q8_0, 160, 70), (GgmlDType::Q8_0, 288, 32), (GgmlDType::Q4K, 512, 129)] {
             let weight = Tensor::from_vec(numbers(out, inner, 1), (out, inner), &Device::Cpu).unwrap();
-            let whole = QTensor::quantize(&weight, dtype).unwrap().dequantize(&Device::Cpu).unwrap();
-            let tile = |(row, column): (usize, usize)| {
-                let rows = weight.narrow(0, row, PANEL.min(out - row)).unwrap();
-                let tile = rows.narrow(1, column, TILE[1].min(inner - column)).unwrap();
-                // The library quantises what a tensor's storage begins with.
-                QTensor::quantize(&tile.force_contiguous().unwrap(), dtype).unwrap()
-            };
-            let places = (0..out).step_by(PANEL).flat_map(|row| (0..inner).step_by(TILE[1]).map(move |column| (row, column)));
-            let tiles: Vec<QTensor> = places.map(tile).collect();
-            let (narrow, wide) = (Linear::quantised(tiles, inner, None).unwrap(), Linear::new(&whole, None).unwrap());
+            let whole = QTensor::quantize(&weight, dtype).unwrap();
+            let bytes = whole.data().unwrap();
+            let rows: Vec<&[u8]> = bytes.chunks_exact(bytes.len() / out).collect();
+            let panels = rows.chunks(PANEL).map(|rows| blocks::Panel::new(dtype, rows).unwrap()).collect();
+            let narrow = Linear::quantised(panels, [out, inner], None).unwrap();
+            let wide = Linear::new(&whole.dequantize(&Device::Cpu).unwrap(), None).unwrap();
             for count in [1, 13, many] {
                 let x = numbers(count, inner, 2);
                 assert_eq!(narrow.forward(&x), wide.forward(&x), "{dtype:?}, {inner} to {out}, {count} rows");
@@ -324,9 +325,9 @@ mod tests {
             let ids: Vec<u32> = vec![2, 0, out as u32 - 1];
             assert_eq!(narrow.embed(&ids), wide.embed(&ids));
         }
-        let tile = |rows: usize| QTensor::quantize(&Tensor::zeros((rows, 32), DType::F32, &Device::Cpu).unwrap(), GgmlDType::Q8_0).unwrap();
-        assert!(Linear::quantised(vec![tile(1), tile(32)], 32, None).is_err(), "a short panel before others");
-        assert!(Linear::quantised(vec![tile(32), tile(32)], 64, None).is_err(), "a tile of fewer columns");
+        let panel = || vec![blocks::Panel::new(GgmlDType::Q8_0, &[&[0; 34]]).unwrap()];
+        assert!(Linear::quantised(panel(), [33, 32], None).is_err(), "too few panels");
+        assert!(Linear::quantised(panel(), [32, 64], None).is_err(), "too few columns");
     }
 
     #[test]

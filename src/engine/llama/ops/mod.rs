@@ -1,6 +1,7 @@
 //! What a step is made of, for every backend, and the CPU's own operations: rotary embedding by position, writes into pages, attention over
 //! pages, log-probability rows.
 
+pub mod blocks;
 pub mod cpu;
 pub mod linear;
 pub mod simd;

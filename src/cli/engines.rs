@@ -1,7 +1,6 @@
 //! From the chosen model to an engine that answers.
 
 use super::{
-    devices::DeviceArgs,
     downloads::Downloads,
     exit::{Exit, Failure},
     model_choice::{EndpointChoice, InProcess, ModelChoice},
@@ -137,13 +136,12 @@ pub(super) fn model_dir(model: &str, revision: Option<&str>, network: Network) -
     found.map_err(|e| not_at_hand(&e))
 }
 
-/// The built-in model, run by the real engine.
+/// The built-in model, run by the real engine on the CPU: its answers are the same on every machine.
 fn demo(threads: Option<NonZeroUsize>) -> Result<Box<dyn Engine>, Failure> {
     let files = ModelFiles::built_in(&FILES).map_err(failure)?;
     let options = LoadOptions {
         model: "demo".into(),
         dtype: Some("f32".to_owned()),
-        device: Some(DeviceArgs::default().names().to_owned()),
         threads: threads.map(NonZeroUsize::get),
         ..LoadOptions::default()
     };

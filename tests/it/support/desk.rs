@@ -19,7 +19,9 @@ pub(crate) struct Said {
 
 impl Desk {
     pub(crate) fn new() -> Self {
-        Desk { folder: tempfile::tempdir().unwrap(), environment: Vec::new() }
+        // What a GPU answers, and the note that there is none, are for the tests of devices.
+        let device = ("SWALLOW_EVAL_DEVICE", OsString::from("cpu"));
+        Desk { folder: tempfile::tempdir().unwrap(), environment: cfg!(feature = "cuda").then_some(device).into_iter().collect() }
     }
 
     pub(crate) fn file(self, name: &str, text: &str) -> Self {

@@ -4,8 +4,8 @@
 //! is done to a vector of them, and the numbers come out in the order in which a product reads them. They are those that the format
 //! defines, to the last bit, and the memory is that of the file.
 
+use super::simd::of_half;
 use candle_core::quantized::GgmlDType;
-use half::{f16, slice::HalfFloatSliceExt};
 use std::array::from_fn;
 
 /// Rows side by side.
@@ -96,10 +96,7 @@ impl Panel {
 
 #[inline(always)]
 fn half(bytes: &[Bytes]) -> Numbers {
-    let halves: [f16; LANES] = from_fn(|row| f16::from_le_bytes([bytes[0][row], bytes[1][row]]));
-    let mut numbers = [0.0; LANES];
-    halves.convert_to_f32_slice(&mut numbers);
-    numbers
+    from_fn(|row| of_half(u16::from_le_bytes([bytes[0][row], bytes[1][row]])))
 }
 
 #[inline(always)]

@@ -14,7 +14,7 @@ use super::{
     simd::{self, Rows, RowsMut, Simd, Sizes, WithSimd},
 };
 use candle_core::{DType, Error, Result, Tensor, WithDType};
-use half::{bf16, f16, slice::HalfFloatSliceExt};
+use half::{bf16, f16};
 use rayon::prelude::*;
 use std::ops::Range;
 
@@ -188,7 +188,7 @@ impl Panels {
             Panels::Bf16(values) => {
                 room.iter_mut().zip(&values[all]).for_each(|(to, from)| *to = f32::from_bits(u32::from(from.to_bits()) << 16))
             }
-            Panels::F16(values) => values[all].convert_to_f32_slice(room),
+            Panels::F16(values) => room.iter_mut().zip(&values[all]).for_each(|(to, from)| *to = simd::of_half(from.to_bits())),
             Panels::Quantised(panels) => panels[panel].decode(part.start, room),
         }
         room

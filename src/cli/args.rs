@@ -5,7 +5,7 @@ use super::{
     judge::JudgeArgs, leaderboard::LeaderboardArgs, merge::MergeArgs, report::ReportArgs, run_args::RunArgs, sandbox::SandboxArgs, values,
 };
 use clap::{Args, Parser, Subcommand};
-use std::path::PathBuf;
+use std::{num::NonZeroUsize, path::PathBuf};
 
 const SETTINGS: &str = "\
 Settings: every flag can also be set elsewhere. From strongest to weakest:
@@ -99,6 +99,9 @@ pub struct ScoreArgs {
 pub struct CertifyArgs {
     /// Golden folders, or folders of them; the committed, self-written goldens unless given
     pub dirs: Vec<PathBuf>,
+    /// Threads of the in-process engine; all cores unless given
+    #[arg(long, value_name = "N")]
+    pub threads: Option<NonZeroUsize>,
     /// How programs are executed
     #[command(flatten)]
     pub programs: SandboxArgs,

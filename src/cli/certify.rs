@@ -6,6 +6,7 @@ use super::{
     exit::{Exit, Failure, Verdict},
     output::{note, print},
     sandbox::{SandboxArgs, told as told_of_sandbox},
+    threads::with_threads,
 };
 use crate::certify::{self, Inputs, Report, report::Folder, source::CertifyError};
 use crate::dataset::{Network, Record, manifest::Manifest, store::Store};
@@ -25,14 +26,19 @@ const AROUND: usize = 40;
 /// Replays and reports.
 ///
 /// # Errors
-/// A folder that is not understood (2), missing data (4).
+/// A folder that is not understood, threads that the system does not give (2), missing data (4).
 pub(super) fn run(args: &CertifyArgs) -> Verdict {
+    let report = with_threads(args.threads, || replay_all(args))??;
+    print(&told(&report))?;
+    Ok(if report.mismatches() == 0 { Exit::Ok } else { Exit::No })
+}
+
+fn replay_all(args: &CertifyArgs) -> Result<Report, Failure> {
     let mut report = if args.dirs.is_empty() { replay_committed(&args.programs)? } else { Report::default() };
     for dir in &args.dirs {
         report.extend(replay(dir, &data_source::files(Network::Off, None), &args.programs)?);
     }
-    print(&told(&report))?;
-    Ok(if report.mismatches() == 0 { Exit::Ok } else { Exit::No })
+    Ok(report)
 }
 
 fn replay(dir: &Path, store: &Store, sandbox: &SandboxArgs) -> Result<Report, Failure> {

@@ -38,6 +38,7 @@ pub mod settings;
 mod sides;
 mod suites;
 mod tasks;
+mod threads;
 pub mod values;
 
 use crate::results::command_line::redact;

@@ -66,7 +66,7 @@ pub struct RunArgs {
     #[arg(long, value_name = "REV", help_heading = "Model")]
     pub revision: Option<String>,
     /// Data type of the weights; unless given the model's own on a GPU, and f32 on the CPU, where weights then stay in memory as their file has
-    /// them and are widened where they are used: f32 widens them when they are loaded, which takes more memory and less time
+    /// them and are widened where they are used: f32 widens them when they are loaded, which takes more memory and, in prefill, a little less time
     #[arg(long, value_name = "TYPE", value_enum, help_heading = "Model")]
     pub dtype: Option<Dtype>,
     /// Keep logits in f32 where --dtype rounds the weights: finer than a harness in that type has them

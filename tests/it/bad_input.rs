@@ -18,6 +18,7 @@ fn unknown_names_and_impossible_outputs() {
     desk.run(&format!("{DEMO} --against GPT-9")).fails(2, &["GPT-9", "Llama 3.1 Swallow 70B Instruct"]);
     desk.run(&format!("{DEMO} --gen-kwargs top_p=2")).fails(2, &["top_p", "from", "'2'"]);
     desk.run("certify nowhere").fails(2, &["nowhere is missing"]);
+    desk.run("certify --threads 0").fails(2, &["--threads", "'0'"]);
 }
 
 #[test]

@@ -1,6 +1,6 @@
 //! Parity with the recorded goldens, and the proof that certify sees every change in what it compares.
 
-use crate::support::folder_of;
+use crate::support::{desk::Desk, folder_of};
 use serde_json::Value;
 use std::collections::BTreeSet;
 use std::fs;
@@ -46,6 +46,16 @@ fn committed_goldens() {
     }
     for folder in report.folders.iter().filter(|f| f.name != "ja-harness/wmt20_en_ja") {
         assert_eq!(folder.left_out, Vec::<String>::new(), "{}", folder.name);
+    }
+}
+
+/// Each request alone and with all others, by one thread and by two.
+#[test]
+fn threads_change_no_answer_of_a_model() {
+    let desk = Desk::new();
+    for threads in [1, 2] {
+        let line = format!("certify {} --threads {threads}", committed().join("models").display());
+        desk.run(&line).works(&["models/micro-llama: 458 rows", "certified: 458 rows, 0 mismatches"]);
     }
 }
 

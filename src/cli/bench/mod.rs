@@ -20,7 +20,6 @@ use requests::RequestsArgs;
 use score::ScoreArgs;
 use segment::SegmentArgs;
 use serde::Serialize;
-use std::num::NonZeroUsize;
 
 /// Flags of `bench`: a model is timed, unless another part is named.
 #[derive(clap::Args, Clone, Debug)]
@@ -65,13 +64,6 @@ pub(super) fn run(args: &BenchArgs) -> Verdict {
 fn tell(measured: &impl Serialize) -> Result<(), Failure> {
     let line = serde_json::to_string(measured).map_err(|e| Failure::new(Exit::Bug, e.to_string()))?;
     output::print(&format!("{line}\n"))
-}
-
-/// As many threads as asked for, or all cores, for the work inside.
-fn with_threads<T: Send>(threads: Option<NonZeroUsize>, work: impl FnOnce() -> T + Send) -> Result<T, Failure> {
-    let Some(threads) = threads else { return Ok(work()) };
-    let pool = rayon::ThreadPoolBuilder::new().num_threads(threads.get()).build();
-    pool.map(|pool| pool.install(work)).map_err(|e| Failure::new(Exit::Usage, format!("--threads {threads}: {e}")))
 }
 
 /// The limits a run has, with or without sharing.

@@ -1,6 +1,6 @@
 //! `bench` without a further word: prefill and decode of a model beside the peaks of this machine.
 
-use super::{limits, tell, with_threads};
+use super::{limits, tell};
 use crate::{
     cli::{
         data_source,
@@ -9,6 +9,7 @@ use crate::{
         exit::{Exit, Failure, Verdict},
         model_choice::InProcess,
         output::note,
+        threads::with_threads,
         values::{Dtype, Ops},
     },
     engine::llama::{

@@ -2,7 +2,7 @@
 
 use super::{
     lines::{self, Line},
-    tell, with_threads,
+    tell,
 };
 use crate::{
     cli::{
@@ -10,6 +10,7 @@ use crate::{
         exit::{Exit, Failure, Verdict},
         output::note,
         run::tool_failure,
+        threads::with_threads,
     },
     metric::{self, Evidence, METRICS, Metric, Need, Reference, Score},
     run::{measure::measure, resources::Tools},

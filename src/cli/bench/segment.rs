@@ -2,13 +2,14 @@
 
 use super::{
     lines::{self, Line},
-    tell, with_threads,
+    tell,
 };
 use crate::{
     cli::{
         data_source,
         exit::{Exit, Failure, Verdict},
         run::tool_failure,
+        threads::with_threads,
     },
     run::measure::measure,
     text::python::is_space,

@@ -25,8 +25,9 @@ use std::{
 use swallow_eval::sandbox::{Executed, Level, Options, Sandbox, Verdict};
 
 const BINARY: &str = env!("CARGO_BIN_EXE_swallow-eval");
-/// nobody.
-const ORDINARY: u32 = 65534;
+/// A user that owns nothing, and is not the one (nobody) that programs run as where root executes them: an attack that kills all it can reach
+/// would end the programs of tests that run at the same time.
+const ORDINARY: u32 = 65_533;
 const LEVELS: [&str; 2] = ["namespaces", "landlock"];
 
 /// Attacks use fixed ports and files of the host: one test at a time.
